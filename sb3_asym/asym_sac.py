@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
@@ -13,13 +14,17 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
+from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import OptionMemory, make_option_memory
 from sb3_asym.costs import mean_flops
+from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_asym.update import PlainUpdate
+
+UPDATES_WORTH_COMPILING = 10_000
 
 SelfAsymSAC = TypeVar("SelfAsymSAC", bound="AsymSAC")
 
@@ -48,6 +53,8 @@ class AsymSAC(SAC):
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
         ``train_freq`` and ``target_update_interval`` are ``option_length``. ``buffer_size`` limits the master to options that
         started within that many of the latest env steps.
+    :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
+        that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
     :param kwargs: SAC's arguments
     :raises ValueError: if an argument is out of range
     """
@@ -70,6 +77,7 @@ class AsymSAC(SAC):
         cost_coef: float | Schedule = 0.05,
         critic: str = "shared",
         master_kwargs: dict[str, Any] | None = None,
+        fast_update: bool | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
@@ -78,13 +86,14 @@ class AsymSAC(SAC):
         if unknown:
             raise ValueError(f"master_kwargs takes DQN's {', '.join(MASTER_ARGUMENTS)}; it got {', '.join(sorted(unknown))}.")
         try:
-            super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
+            super().__init__(policy, env, *args, **{**kwargs, "_init_setup_model": False})  # type: ignore[arg-type]
         except AssertionError as error:
             raise ValueError(str(error)) from error
         self.option_length = option_length
         self.cost_coef = cost_coef
         self.critic_kind = critic
         self.master_kwargs = dict(master_kwargs or {})
+        self.fast_update = fast_update
         self._option_state: OptionState | None = None
         self._master_counters: dict[str, float] = {}
         if _init_setup_model:
@@ -118,7 +127,7 @@ class AsymSAC(SAC):
             **{**defaults, **self.master_kwargs},
         )
         self.master.__dict__.update(self._master_counters)
-        self._update = PlainUpdate(self)
+        self._update: PlainUpdate | FastUpdate | None = None  # made when training starts
         self._reset_option_statistics()
 
     def _memory_kwargs(self) -> dict[str, Any]:
@@ -146,6 +155,8 @@ class AsymSAC(SAC):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the env now
             self._option_state = None
+        if isinstance(self._update, PlainUpdate):
+            self._update = None  # to be chosen anew: this call of learn may be a longer one
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def _sample_action(
@@ -197,13 +208,14 @@ class AsymSAC(SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         self.policy.set_training_mode(True)
+        update = self._update = self._update or self._make_update()
         optimizers = [network.optimizer for network in (*self.policy.actors, *self.policy.critics)]
         self._update_learning_rate(optimizers + ([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]))
         steps = []
         for gradient_step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
             try:
-                steps.append(self._update.step(batch, gradient_step % self.target_update_interval == 0))
+                steps.append(update.step(batch, gradient_step % self.target_update_interval == 0))
             except FloatingPointError as error:
                 self._stop_diverged(str(error))
         self._n_updates += gradient_steps
@@ -215,6 +227,16 @@ class AsymSAC(SAC):
             if len(values) == len(self.option_names):
                 for name, value in zip(self.option_names, values, strict=True):
                     self.logger.record(f"{name}/{key}", value)
+
+    def _make_update(self) -> PlainUpdate | FastUpdate:
+        steps_ahead = self._total_timesteps - self.num_timesteps
+        per_step = self.gradient_steps / (self.train_freq.frequency * self.n_envs) if self.gradient_steps > 0 else 1.0  # type: ignore[union-attr]
+        if self.fast_update is False or (self.fast_update is None and steps_ahead * per_step < UPDATES_WORTH_COMPILING):
+            return PlainUpdate(self)
+        reason = why_not_fast(self)
+        if self.verbose >= 1:
+            print(f"Plain update: {reason}." if reason else "Compiling the update, which can take up to a minute …")
+        return PlainUpdate(self) if reason else FastUpdate(self)
 
     def learn(
         self: SelfAsymSAC,
@@ -268,6 +290,22 @@ class AsymSAC(SAC):
 
     # --- saving ---
 
+    @classmethod
+    def load(cls: type[SelfAsymSAC], path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfAsymSAC:
+        """
+        As SB3's ``load``.
+
+        :param path: what ``save`` wrote
+        :param args: SB3's arguments: ``env``, ``device``, …
+        :param kwargs: likewise
+        :return: the agent
+        :raises ValueError: if the file is not an AsymSAC model or is damaged, or the env's spaces differ from the model's
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except (AssertionError, AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
+            raise ValueError(f"{path} is not a model that AsymSAC saved, or it is damaged ({error}).") from error
+
     def save(
         self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
     ) -> None:
@@ -283,6 +321,10 @@ class AsymSAC(SAC):
         memory.gamma, memory.recent_steps = self.gamma, self.master_kwargs.get("buffer_size")
         self._set_option_memory(memory)
         self.master.memory = memory
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        # Copies, as the tensors may be views of one that holds the weights of all networks.
+        return tree_map(lambda value: value.clone() if isinstance(value, th.Tensor) else value, super().get_parameters())
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "master", "option_memory", "_update"]

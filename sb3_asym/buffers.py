@@ -52,7 +52,7 @@ class OptionMemory:
         self.options[pos] = options
         # With optimize_memory_usage, the next observation overwrites the row that follows.
         for row in (pos, (pos + 1) % size) if self.replay_buffer.optimize_memory_usage else (pos,):
-            self._n_complete -= np.count_nonzero(self.lengths[row])
+            self._n_complete -= int(np.count_nonzero(self.lengths[row]))
             self.lengths[row] = 0
         self._running = np.where(started, 1, np.where(self._running > 0, self._running + 1, 0))
         # An option as long as the whole buffer has overwritten its own start.
@@ -163,12 +163,13 @@ class OptionMemory:
             source, rows = buffer.observations, (rows + 1) % buffer.buffer_size
         else:
             source = buffer.next_observations if after else buffer.observations
-        if not isinstance(source, dict):
-            return buffer.to_torch(buffer._normalize_obs(source[rows, envs], env))
-        obs = {key: value[rows, envs] for key, value in source.items()}
+        obs: Any = (
+            {key: value[rows, envs] for key, value in source.items()} if isinstance(source, dict) else source[rows, envs]
+        )
         if goals is not None:
             obs["desired_goal"] = goals
-        return {key: buffer.to_torch(value) for key, value in buffer._normalize_obs(obs, env).items()}
+        obs = buffer._normalize_obs(obs, env)
+        return {key: buffer.to_torch(value) for key, value in obs.items()} if isinstance(obs, dict) else buffer.to_torch(obs)
 
 
 class HerOptionMemory(OptionMemory):
@@ -195,7 +196,8 @@ class HerOptionMemory(OptionMemory):
         return goals
 
     def _rewards(self, steps: np.ndarray, envs: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
-        assert goals is not None and self.replay_buffer.env is not None
+        assert goals is not None
+        assert self.replay_buffer.env is not None
         rewards = self.replay_buffer.rewards[steps, envs[:, None]]
         n_virtual = int(self.replay_buffer.her_ratio * len(steps))
         if n_virtual == 0:

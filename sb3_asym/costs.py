@@ -100,7 +100,8 @@ def mean_flops(policy: "AsymSACPolicy", option_steps: np.ndarray, n_choices: int
 
 def _measure(network: BasePolicy, forward: Callable[[PyTorchObs], Any], skip: str = "") -> InferenceCost:
     """Run ``forward`` once on a zero observation under torch's FLOP counter; parameters named ``skip…`` do not count."""
-    obs, _ = network.obs_to_tensor(create_empty_array(network.observation_space, n=1, fn=np.zeros))
+    zeros: Any = create_empty_array(network.observation_space, n=1, fn=np.zeros)
+    obs, _ = network.obs_to_tensor(zeros)
     with FlopCounterMode(display=False) as counter, th.no_grad():
         forward(obs)
     weights = [weight for name, weight in network.named_parameters() if not skip or not name.startswith(skip)]

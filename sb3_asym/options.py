@@ -136,7 +136,7 @@ class OptionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         check_option_arguments(len(sub_policies), option_length, cost_coef)
         if costs is None:
-            costs = relative_costs([getattr(model, "policy", model) for model in sub_policies])
+            costs = list(relative_costs([getattr(model, "policy", model) for model in sub_policies]))
         if len(costs) != len(sub_policies) or min(costs) <= 0 or max(costs) > 1:
             raise ValueError(
                 f"costs must hold one number in (0, 1] for each of the {len(sub_policies)} policies, got {costs}."
@@ -152,7 +152,7 @@ class OptionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self.costs = np.asarray(costs, dtype=np.float64)
         self.gamma = gamma
         self.deterministic = deterministic
-        self.action_space: spaces.Discrete = spaces.Discrete(len(sub_policies))
+        self.action_space = spaces.Discrete(len(sub_policies))
         self._last_obs: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

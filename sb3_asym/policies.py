@@ -7,6 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -48,6 +49,11 @@ class AsymSACPolicy(SACPolicy):
     :param kwargs: further arguments of SB3's ``SACPolicy``
     :raises ValueError: if sizes are missing, contradict each other or are not ordered from cheapest to most expensive
     """
+
+    # Module lists, whose members mypy does not know.
+    actors: Any
+    critics: Any
+    critic_targets: Any
 
     def __init__(
         self,
@@ -93,7 +99,7 @@ class AsymSACPolicy(SACPolicy):
             network.optimizer = self.optimizer_class(weights, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.master = DQNPolicy(
             self.observation_space,
-            spaces.Discrete(self.n_options),  # type: ignore[arg-type]
+            spaces.Discrete(self.n_options),
             lr_schedule,
             net_arch=self.master_net_arch,
             activation_fn=self.activation_fn,
@@ -123,22 +129,24 @@ class AsymSACPolicy(SACPolicy):
     @property
     def actor(self) -> Actor:  # type: ignore[override]
         """The largest sub-policy's actor."""
-        return self.actors[-1]  # type: ignore[return-value]
+        return self.actors[-1]
 
     @property
     def critic(self) -> ContinuousCritic:  # type: ignore[override]
         """The critic of the largest sub-policy."""
-        return self.critics[-1]  # type: ignore[return-value]
+        return self.critics[-1]
 
     @property
     def critic_target(self) -> ContinuousCritic:  # type: ignore[override]
         """The target critic of the largest sub-policy."""
-        return self.critic_targets[-1]  # type: ignore[return-value]
+        return self.critic_targets[-1]
 
     def reset_noise(self, batch_size: int = 1) -> None:
         self.actor.reset_noise(batch_size=batch_size)
 
     def set_training_mode(self, mode: bool) -> None:
+        if mode == self.training:  # walking through all modules takes as long as an action
+            return
         for network in (*self.actors, *self.critics):
             network.set_training_mode(mode)
         self.master.set_training_mode(mode)
@@ -166,7 +174,7 @@ class AsymSACPolicy(SACPolicy):
         first = int(options[0])
         if len(options) == 1 or (options == first).all():
             return self._act(first, obs, deterministic)
-        actions = th.empty(len(options), *self.action_space.shape, device=self.device).flatten(1)
+        actions = th.empty(len(options), get_action_dim(self.action_space), device=self.device)
         for option in np.unique(options):
             rows = th.as_tensor(options == option, device=self.device)
             # A gSDE noise matrix belongs to an env, so there all rows go through.
@@ -177,7 +185,7 @@ class AsymSACPolicy(SACPolicy):
 
     def _act(self, option: int, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         actor = self.actors[option]
-        return mean_action(actor, obs) if deterministic else actor(obs, deterministic=False)  # type: ignore[arg-type]
+        return mean_action(actor, obs) if deterministic else actor(obs, deterministic=False)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Action of options that start here."""

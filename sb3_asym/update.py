@@ -90,8 +90,11 @@ class PlainUpdate:
         critic_losses = self._critic_losses(batch, next_samples, ent_coefs)
         ent_coef_losses = []
         if model.ent_coef_optimizer is not None:
-            pairs = zip(model.log_ent_coef, samples, strict=True)  # type: ignore[call-overload]
-            ent_coef_losses = [entropy_loss(log_coef, log_prob, model.target_entropy) for log_coef, (_, log_prob) in pairs]
+            assert model.log_ent_coef is not None
+            ent_coef_losses = [
+                entropy_loss(log_coef, log_prob, float(model.target_entropy))
+                for log_coef, (_, log_prob) in zip(model.log_ent_coef, samples, strict=True)
+            ]
             self._minimize(ent_coef_losses, [model.ent_coef_optimizer], "entropy coefficient")
         self._minimize(critic_losses, [critic.optimizer for critic in policy.critics], "critic")
         # After the critics' own step, as in SAC.
@@ -103,11 +106,11 @@ class PlainUpdate:
         if update_targets:
             polyak_update(policy.critics.parameters(), policy.critic_targets.parameters(), model.tau)
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-        logged = {
+        logged: dict[str, Sequence[th.Tensor]] = {
             "actor_loss": actor_losses,
             "critic_loss": critic_losses,
             "ent_coef_loss": ent_coef_losses,
-            "ent_coef": ent_coefs,
+            "ent_coef": list(ent_coefs),
         }
         return {name: [value.item() for value in values] for name, values in logged.items()}
 
@@ -146,8 +149,8 @@ class PlainUpdate:
         with th.no_grad():
             options = self.model.policy.master.q_net(batch.next_observations).argmax(dim=1)
         rows = th.arange(len(options), device=options.device)
-        actions = th.stack([actions for actions, _ in next_samples])[options, rows]
-        log_prob = th.stack([log_prob for _, log_prob in next_samples])[options, rows]
+        actions = th.stack([sample[0] for sample in next_samples])[options, rows]
+        log_prob = th.stack([sample[1] for sample in next_samples])[options, rows]
         return [(actions, log_prob)], ent_coefs[options].unsqueeze(0)
 
     def _minimize(self, losses: Sequence[th.Tensor], optimizers: Sequence[th.optim.Optimizer], what: str) -> None:

@@ -1,0 +1,256 @@
+"""The same update as :class:`sb3_asym.update.PlainUpdate`, as one compiled graph instead of hundreds of Python calls.
+
+All weights of one kind live in one flat tensor, of which the modules' parameters and the optimizers' states are views:
+Adam and Polyak averaging become one loop each, twin critics one batched matmul, and nothing has to be copied back, so a
+checkpoint is the same whichever update wrote it.
+"""
+
+from __future__ import annotations  # torch.compile does not trace the annotations of inner functions
+
+import math
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_asym.flat import Activation, Layer, Role, Stack, adam, forward
+from sb3_asym.update import Batch, critic_loss, soft_value
+
+if TYPE_CHECKING:
+    from sb3_asym.asym_sac import AsymSAC
+
+
+def squashed_gaussian(outputs: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Action and log-probability of SAC's actor (Haarnoja et al. 2018b, appendix C), as SB3 computes them.
+
+    :param outputs: mean and log-std side by side, ``(batch, 2 · action_dim)``
+    :param noise: standard normal, ``(batch, action_dim)``
+    :return: actions ``(batch, action_dim)`` and log-probabilities ``(batch,)``
+    """
+    mean, log_std = outputs.chunk(2, dim=-1)
+    log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    actions = th.tanh(mean + log_std.exp() * noise)
+    log_normal = -0.5 * noise.square() - log_std - 0.9189385332046727
+    return actions, (log_normal - th.log(1 - actions.square() + 1e-6)).sum(dim=-1)
+
+
+class FastUpdate:
+    """
+    One gradient step of every sub-policy, compiled.
+
+    :param model: the agent, set up; see :func:`why_not_fast`
+    """
+
+    def __init__(self, model: AsymSAC):
+        self.model = model
+        policy = model.policy
+        self.activation: Activation = policy.activation_fn()
+        self.actors = Role([_actor_stack(actor) for actor in policy.actors], [actor.optimizer for actor in policy.actors])
+        self.critics = Role(
+            [_critic_stack(critic) for critic in policy.critics],
+            [critic.optimizer for critic in policy.critics],
+            [_critic_stack(critic) for critic in policy.critic_targets],
+        )
+        self.master = Role([Stack([_linears(policy.master.q_net.q_net)])], [policy.master.optimizer])
+        group = policy.actor.optimizer.param_groups[0]
+        self.betas, self.eps = group["betas"], group["eps"]
+        self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
+
+    def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+        """As :meth:`sb3_asym.update.PlainUpdate.step`."""
+        model = self.model
+        for role in (self.actors, self.critics, self.master):
+            role.bind()
+        n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
+        with th.no_grad():
+            noise = th.empty(n_options, 2, *batch.actions.shape, device=model.device)
+            for piece in noise.flatten(0, 1):
+                piece.normal_()
+            losses = self._compiled(
+                self.actors.state,
+                self.critics.state,
+                self.critics.target,
+                self._ent_coef_state(),
+                self.master.flat,
+                ReplayBufferSamples(
+                    self._features(batch.observations),
+                    batch.actions,
+                    self._features(batch.next_observations),
+                    batch.dones,
+                    batch.rewards,
+                    model.gamma if batch.discounts is None else batch.discounts,  # type: ignore[arg-type]
+                ),
+                noise,
+                th.tensor(model.policy.actor.optimizer.param_groups[0]["lr"]),
+                update_targets,
+            ).tolist()
+        names = {"actor_loss": n_options, "critic_loss": len(self.critics.stacks), "ent_coef": n_options}
+        names["ent_coef_loss"] = n_options if learned else 0
+        logged, start = {}, 0
+        for name, length in names.items():
+            logged[name] = losses[start : start + length]
+            start += length
+        if not math.isfinite(sum(losses)):
+            what = next(name for name, values in logged.items() if not math.isfinite(sum(values)))
+            raise FloatingPointError(f"The {what.replace('_', ' ')} is {logged[what]}")
+        return logged
+
+    def _ent_coef_state(self) -> list[th.Tensor]:
+        """log α and its optimizer's state, or α alone where it is fixed."""
+        model = self.model
+        if model.ent_coef_optimizer is None:
+            return [model.ent_coef_tensor.expand(model.policy.n_options)]
+        log_ent_coef = model.log_ent_coef
+        assert log_ent_coef is not None
+        state = model.ent_coef_optimizer.state[log_ent_coef]
+        if not state:
+            state.update(step=th.tensor(0.0), exp_avg=th.zeros_like(log_ent_coef), exp_avg_sq=th.zeros_like(log_ent_coef))
+        return [log_ent_coef.detach(), state["exp_avg"], state["exp_avg_sq"], state["step"]]
+
+    def _features(self, obs: PyTorchObs) -> th.Tensor:
+        actor = self.model.policy.actor
+        return actor.features_extractor(preprocess_obs(obs, actor.observation_space, normalize_images=actor.normalize_images))
+
+    def _update(
+        self,
+        actors: list[th.Tensor],
+        critics: list[th.Tensor],
+        target: th.Tensor,
+        ent_coef_state: list[th.Tensor],
+        master: th.Tensor,
+        batch: ReplayBufferSamples,
+        noise: th.Tensor,
+        lr: th.Tensor,
+        update_targets: bool,
+    ) -> th.Tensor:
+        """The whole step, in the order of SB3's ``SAC.train``; changes its tensors in place, unless a loss is not finite."""
+        obs = batch.observations
+        learned = len(ent_coef_state) > 1
+        ent_coefs = ent_coef_state[0].exp() if learned else ent_coef_state[0]
+
+        targets = self._targets(actors[0], target, master, batch, noise[:, 1], ent_coefs)
+        inputs = th.cat([obs, batch.actions], dim=1)
+
+        def critic_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, th.Tensor]:
+            q_values = [forward(layers, inputs, self.activation).unbind(0) for layers in stacks]
+            losses = th.stack([critic_loss(q, y) for q, y in zip(q_values, targets, strict=True)])
+            return losses.sum(), losses
+
+        gradient, critic_losses = th.func.grad(critic_objective, has_aux=True)(self.critics.layers(critics[0]))
+        new_critics = adam(critics, _concatenate(gradient), lr, self.betas, self.eps)
+        critic_stacks = self.critics.layers(new_critics[0])
+
+        def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+            samples = self._samples(stacks, obs, noise[:, 0])
+            q_values = self._q_values(critic_stacks, obs, [actions for actions, _ in samples])
+            values = [soft_value(q, sample[1], a) for q, sample, a in zip(q_values, samples, ent_coefs.unbind(), strict=True)]
+            losses = -th.stack(values).mean(dim=(1, 2))
+            return losses.sum(), (losses, th.stack([log_prob for _, log_prob in samples]))
+
+        gradient, (actor_losses, log_probs) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
+        new_actors = adam(actors, _concatenate(gradient), lr, self.betas, self.eps)
+
+        old, new, losses = [*actors, *critics], [*new_actors, *new_critics], [actor_losses, critic_losses, ent_coefs]
+        if learned:
+            # The gradient of `entropy_loss`.
+            gradient = -(log_probs + self.model.target_entropy).mean(dim=1)
+            losses.append(ent_coef_state[0] * gradient)
+            old += ent_coef_state
+            new += adam(ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8)
+        if update_targets:
+            old.append(target)
+            new.append(target.lerp(new_critics[0], self.model.tau))
+        finite = th.isfinite(th.cat(losses)).all()
+        for tensor, value in zip(old, new, strict=True):
+            tensor.copy_(th.where(finite, value, tensor))
+        return th.cat(losses)
+
+    def _samples(self, stacks: list[list[Layer]], obs: th.Tensor, noise: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
+        """Actions and log-probabilities of each actor."""
+        return [squashed_gaussian(forward(layers, obs, self.activation)[0], noise[k]) for k, layers in enumerate(stacks)]
+
+    def _q_values(
+        self, stacks: list[list[Layer]], obs: th.Tensor, actions: Sequence[th.Tensor]
+    ) -> list[tuple[th.Tensor, ...]]:
+        """Q-values of each actor's actions by its critic; a shared critic takes all actors' in one batch."""
+        inputs = [th.cat([obs, a], dim=1) for a in actions]
+        if len(stacks) == 1:
+            chunks = forward(stacks[0], th.cat(inputs), self.activation).chunk(len(inputs), dim=1)
+        else:
+            chunks = tuple(forward(layers, x, self.activation) for layers, x in zip(stacks, inputs, strict=True))
+        return [chunk.unbind(0) for chunk in chunks]
+
+    def _targets(
+        self,
+        actors: th.Tensor,
+        target: th.Tensor,
+        master: th.Tensor,
+        batch: ReplayBufferSamples,
+        noise: th.Tensor,
+        ent_coefs: th.Tensor,
+    ) -> list[th.Tensor]:
+        """Soft Bellman targets of each critic, ``(batch, 1)``."""
+        next_obs = batch.next_observations
+        samples = self._samples(self.actors.layers(actors), next_obs, noise)
+        coefs = list(ent_coefs.unbind())
+        stacks = self.critics.layers(target)
+        if len(stacks) == 1:
+            options = forward(self.master.layers(master)[0], next_obs, self.activation)[0].argmax(dim=1)
+            chosen = F.one_hot(options, len(samples)).to(next_obs.dtype)
+            actions = th.stack([a for a, _ in samples], dim=2)
+            log_probs = th.stack([log_prob for _, log_prob in samples], dim=1)
+            samples = [((actions * chosen.unsqueeze(1)).sum(dim=2), (log_probs * chosen).sum(dim=1))]
+            coefs = [(chosen * ent_coefs).sum(dim=1)]
+        targets = []
+        for layers, (next_actions, log_prob), coef in zip(stacks, samples, coefs, strict=True):
+            q_values = forward(layers, th.cat([next_obs, next_actions], dim=1), self.activation).unbind(0)
+            next_value = soft_value(q_values, log_prob, coef)
+            targets.append(batch.rewards + (1 - batch.dones) * batch.discounts * next_value)  # type: ignore[operator]
+        return targets
+
+
+def why_not_fast(model: AsymSAC) -> str | None:
+    """
+    :param model: the agent, set up
+    :return: what stands in the way of :class:`FastUpdate`, or None if nothing does
+    """
+    policy = model.policy
+    compilers = [name for name in ("c++", "g++", "clang++", "cl") if shutil.which(name)]
+    extractors = [network.features_extractor for network in (*policy.actors, *policy.critics, policy.master.q_net)]
+    optimizers = [network.optimizer for network in (*policy.actors, *policy.critics, policy.master)]
+    reasons = {
+        "no C++ compiler was found": model.device.type == "cpu" and not compilers,
+        "gSDE is in use": model.use_sde,
+        "a features extractor has weights": any(parameter.numel() for e in extractors for parameter in e.parameters()),
+        "the optimizer is not a plain Adam": any(type(o) is not th.optim.Adam for o in optimizers)
+        or any(o.param_groups[0][key] for o in optimizers for key in ("weight_decay", "amsgrad", "maximize")),
+        "the activation function has weights": any(True for _ in policy.activation_fn().parameters()),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _linears(network: nn.Module) -> list[list[nn.Linear]]:
+    """Layers of an MLP."""
+    return [[layer] for layer in network.children() if isinstance(layer, nn.Linear)]
+
+
+def _actor_stack(actor: Any) -> Stack:
+    """An actor's hidden layers and its two heads side by side."""
+    return Stack([[*_linears(actor.latent_pi), [actor.mu, actor.log_std]]])
+
+
+def _critic_stack(critic: Any) -> Stack:
+    """All q-networks of a critic."""
+    return Stack([_linears(q_network) for q_network in critic.q_networks])
+
+
+def _concatenate(gradients: list[list[Layer]]) -> th.Tensor:
+    """Gradients of all stacks, flat, in the order of the weights."""
+    return th.cat([gradient.reshape(-1) for layers in gradients for layer in layers for gradient in layer])

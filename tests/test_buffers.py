@@ -1,0 +1,384 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from envs import ChainEnv, GoalChainEnv
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_asym.buffers import make_option_memory
+from sb3_asym.options import NO_OPTION
+
+GAMMA = 0.5
+GOAL = -5.0
+"""The desired goal of recorded steps; it is never achieved."""
+
+
+class Step(NamedTuple):
+    """One recorded env step; observations are running numbers, so that each tells which step it belongs to."""
+
+    obs: float
+    next_obs: float
+    reward: float
+    option: int
+    started: bool
+    end: str | None
+
+
+class Recorder:
+    """Stores steps in a replay buffer and its option memory, as training does, and keeps a plain record of them."""
+
+    def __init__(self, memory):
+        self.memory, self.buffer = memory, memory.replay_buffer
+        self.steps = [[] for _ in range(self.buffer.n_envs)]
+        self.held = [0] * self.buffer.n_envs
+        self.running = [NO_OPTION] * self.buffer.n_envs
+        self.n_observations = self.buffer.n_envs
+        self.obs = [float(env) for env in range(self.buffer.n_envs)]
+
+    def step(self, rewards, options, ends=None):
+        """
+        One step of each env.
+
+        :param rewards: one for each env
+        :param options: the option to start in each env where one is due
+        :param ends: None, "terminated" or "truncated" for each env
+        """
+        ends = ends or [None] * self.buffer.n_envs
+        rows = []
+        for env, (reward, option, end) in enumerate(zip(rewards, options, ends, strict=True)):
+            started = self.held[env] == 0 and option != NO_OPTION
+            self.running[env] = option if self.held[env] == 0 else self.running[env]
+            self.held[env] += self.running[env] != NO_OPTION
+            next_obs = self._new_observation()
+            rows.append(Step(self.obs[env], next_obs, reward, self.running[env], started, end))
+            self.steps[env].append(rows[-1])
+            self.obs[env] = self._new_observation() if end else next_obs
+        full = [self.held[env] == self.memory.option_length for env in range(self.buffer.n_envs)]
+        ended = np.array([row.end is not None or is_full for row, is_full in zip(rows, full, strict=True)])
+        self.memory.add(np.array([row.option for row in rows]), np.array([row.started for row in rows]), ended)
+        self.held = [0 if over else held for over, held in zip(ended, self.held, strict=True)]
+        self.buffer.add(
+            self._observations([row.obs for row in rows]),
+            self._observations([row.next_obs for row in rows]),
+            np.zeros((len(rows), 1), dtype=np.float32),
+            np.array(rewards, dtype=np.float32),
+            np.array([row.end is not None for row in rows]),
+            [{"TimeLimit.truncated": row.end == "truncated", "weight": 1.0} for row in rows],
+        )
+
+    def run_randomly(self, n_steps, warm_up=0):
+        """Random rewards, options and ends; no option drives in the first ``warm_up`` steps."""
+        n_envs = self.buffer.n_envs
+        for step in range(n_steps):
+            options = np.full(n_envs, NO_OPTION) if step < warm_up else np.random.randint(0, 2, n_envs)
+            ends = np.random.choice([None, "terminated", "truncated"], n_envs, p=[0.8, 0.1, 0.1])
+            self.step(np.random.normal(size=n_envs).tolist(), options.tolist(), ends.tolist())
+
+    def _new_observation(self):
+        self.n_observations += 1
+        return float(self.n_observations)
+
+    def _observations(self, numbers):
+        places = np.array(numbers, dtype=np.float32).reshape(-1, 1)
+        if not isinstance(self.buffer, DictReplayBuffer):
+            return places
+        return dict(observation=places, achieved_goal=places, desired_goal=np.full_like(places, GOAL))
+
+
+def expected_transitions(recorder, costs=(0.0, 0.0), n_rows=None):
+    """
+    Complete options among the recorded steps that started in the last ``n_rows`` of them, by plain loops:
+    observation at the start → (option, next observation, reward, discount, does not bootstrap).
+    """
+    option_length, transitions = recorder.memory.option_length, {}
+    for steps in recorder.steps:
+        for start in range(max(len(steps) - (n_rows or len(steps)), 0), len(steps)):
+            if not steps[start].started:
+                continue
+            reward, n_run, end = 0.0, 0, None
+            while n_run < option_length and end is None and start + n_run < len(steps):
+                step = steps[start + n_run]
+                reward += GAMMA**n_run * (step.reward - costs[step.option])
+                end, n_run = step.end, n_run + 1
+            if n_run == option_length or end is not None:
+                done = 0.0 if end is None or (end == "truncated" and recorder.buffer.handle_timeout_termination) else 1.0
+                transitions[steps[start].obs] = (steps[start].option, step.next_obs, reward, GAMMA**n_run, done)
+    return transitions
+
+
+def sampled_rows(samples):
+    """Sampled transitions as (observation, (option, next observation, reward, discount, done)), in plain numbers."""
+    obs, next_obs = samples.observations, samples.next_observations
+    if isinstance(obs, dict):
+        obs, next_obs = obs["observation"], next_obs["observation"]
+    columns = (obs, samples.actions, next_obs, samples.rewards, samples.discounts, samples.dones)
+    rows = zip(*(column.flatten().tolist() for column in columns), strict=True)
+    return [(row[0], row[1:]) for row in rows]
+
+
+def assert_samples_are(memory, transitions, costs=None, n_samples=1000):
+    """Every sample is one of the transitions, each of which is drawn."""
+    rows = sampled_rows(memory.sample(n_samples, costs=costs))
+    for start, row in rows:
+        assert row == pytest.approx(transitions[start], abs=1e-5)
+    assert {start for start, _ in rows} == set(transitions)
+    assert memory.size() == len(transitions)
+
+
+def make_memory(buffer_class=ReplayBuffer, option_length=3, n_envs=1, buffer_size=100, recent_steps=None, **kwargs):
+    """An option memory on an empty buffer of ``buffer_size`` rows."""
+    example = (GoalChainEnv if issubclass(buffer_class, DictReplayBuffer) else ChainEnv)()
+    spaces = example.observation_space, example.action_space
+    buffer = buffer_class(buffer_size * n_envs, *spaces, device="cpu", n_envs=n_envs, **kwargs)
+    return make_option_memory(buffer, option_length=option_length, gamma=GAMMA, recent_steps=recent_steps)
+
+
+def make_her_memory(n_envs=1, env=None, **kwargs):
+    venv = DummyVecEnv([lambda: env or GoalChainEnv()] * n_envs)
+    return make_memory(HerReplayBuffer, n_envs=n_envs, env=venv, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    np.random.seed(0)
+
+
+FLAT_BUFFERS = [
+    (ReplayBuffer, {}),
+    (DictReplayBuffer, {}),
+    (NStepReplayBuffer, dict(n_steps=4, gamma=GAMMA)),
+    (ReplayBuffer, dict(optimize_memory_usage=True, handle_timeout_termination=False)),
+]
+
+
+@pytest.mark.parametrize(("buffer_class", "kwargs"), FLAT_BUFFERS)
+def test_option_transition_by_hand(buffer_class, kwargs):
+    recorder = Recorder(make_memory(buffer_class, option_length=3, **kwargs))
+    for reward in (1.0, 2.0, 4.0):
+        recorder.step([reward], [1])
+    samples = recorder.memory.sample(4)
+    assert samples.rewards.flatten().tolist() == [1.0 + 0.5 * 2.0 + 0.25 * 4.0] * 4
+    assert samples.discounts.flatten().tolist() == [0.125] * 4
+    assert samples.actions.tolist() == [[1]] * 4
+    assert samples.dones.flatten().tolist() == [0.0] * 4
+    first, last = recorder.steps[0][0], recorder.steps[0][2]
+    assert {row[0] for row in sampled_rows(samples)} == {first.obs}
+    assert {row[1][1] for row in sampled_rows(samples)} == {last.next_obs}
+
+
+@pytest.mark.parametrize(("end", "done"), [("terminated", 1.0), ("truncated", 0.0)])
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, DictReplayBuffer, NStepReplayBuffer])
+def test_an_option_ends_with_the_episode_and_a_time_limit_bootstraps(buffer_class, end, done):
+    recorder = Recorder(make_memory(buffer_class, option_length=4))
+    recorder.step([1.0], [0])
+    recorder.step([3.0], [0], [end])
+    samples = recorder.memory.sample(1)
+    assert samples.rewards.item() == 1.0 + 0.5 * 3.0
+    assert samples.discounts.item() == 0.25
+    assert samples.dones.item() == done
+    last_observation = recorder.steps[0][1].next_obs
+    assert sampled_rows(samples)[0][1][1] == last_observation
+
+
+def test_without_timeout_handling_every_end_is_final():
+    recorder = Recorder(make_memory(handle_timeout_termination=False))
+    recorder.step([1.0], [0], ["truncated"])
+    assert recorder.memory.sample(1).dones.item() == 1.0
+
+
+def test_costs_apply_to_what_was_collected_before():
+    """λ·c is subtracted at each step that ran, from rewards as they are in the buffer."""
+    recorder = Recorder(make_memory(option_length=3))
+    recorder.step([1.0], [1])
+    recorder.step([1.0], [1], ["terminated"])
+    for cost, expected in ((0.0, 1.5), (0.2, 0.8 + 0.5 * 0.8), (1.0, 0.0)):
+        assert recorder.memory.sample(1, costs=np.array([9.0, cost])).rewards.item() == pytest.approx(expected)
+
+
+def test_options_of_several_envs_run_on_their_own_clocks():
+    recorder = Recorder(make_memory(option_length=3, n_envs=2))
+    recorder.step([1.0, 10.0], [0, 1])
+    recorder.step([2.0, 20.0], [0, 0], [None, "terminated"])
+    recorder.step([4.0, 30.0], [0, 0])
+    recorder.step([8.0, 40.0], [1, 1])
+    recorder.step([8.0, 50.0], [0, 1])
+    rows = {row for _, row in sampled_rows(recorder.memory.sample(200))}
+    assert {(option, reward, discount, done) for option, _, reward, discount, done in rows} == {
+        (0, 1.0 + 0.5 * 2.0 + 0.25 * 4.0, 0.125, 0.0),
+        (1, 10.0 + 0.5 * 20.0, 0.25, 1.0),
+        (0, 30.0 + 0.5 * 40.0 + 0.25 * 50.0, 0.125, 0.0),
+    }
+
+
+def test_an_option_can_be_sampled_once_it_is_complete():
+    recorder = Recorder(make_memory(option_length=3))
+    for n_complete in (0, 0, 1, 1, 1, 2):
+        recorder.step([1.0], [0])
+        assert recorder.memory.size() == n_complete
+        assert recorder.memory.can_sample() == (n_complete > 0)
+
+
+@pytest.mark.parametrize("make", [make_memory, make_her_memory])
+def test_sampling_without_a_complete_option_says_what_to_do(make):
+    recorder = Recorder(make(option_length=3))
+    recorder.step([1.0], [NO_OPTION])
+    recorder.step([1.0], [0])
+    with pytest.raises(RuntimeError, match="no complete option to sample yet: let more steps pass"):
+        recorder.memory.sample(1)
+
+
+def test_random_warm_up_makes_no_options():
+    recorder = Recorder(make_memory(option_length=2))
+    for _ in range(6):
+        recorder.step([1.0], [NO_OPTION])
+    assert not recorder.memory.can_sample()
+
+
+def test_an_option_that_was_given_up_is_never_sampled():
+    """As when training starts over in the middle of an option: the env is reset without an end."""
+    recorder = Recorder(make_memory(option_length=3))
+    recorder.step([1.0], [0])
+    recorder.held, recorder.steps = [0], [[]]
+    for reward in (2.0, 4.0, 8.0):
+        recorder.step([reward], [1])
+    assert_samples_are(recorder.memory, expected_transitions(recorder))
+
+
+@pytest.mark.parametrize(("buffer_class", "kwargs"), FLAT_BUFFERS)
+@pytest.mark.parametrize(("option_length", "n_envs", "n_steps"), [(1, 1, 20), (3, 1, 29), (4, 3, 31), (3, 2, 95), (4, 3, 212)])
+def test_samples_are_the_recorded_options(buffer_class, kwargs, option_length, n_envs, n_steps):
+    """Before and after the buffer of 30 rows wraps around: overwritten options vanish, the others stay as they were."""
+    memory = make_memory(buffer_class, option_length, n_envs, buffer_size=30, **kwargs)
+    recorder = Recorder(memory)
+    recorder.run_randomly(n_steps, warm_up=4)
+    # With optimize_memory_usage, the newest observation takes the place of the oldest transition.
+    transitions = expected_transitions(recorder, costs=(0.1, 0.7), n_rows=30 - memory.replay_buffer.optimize_memory_usage)
+    if memory.replay_buffer.optimize_memory_usage:
+        # There, the observation after an episode's end is that of the next episode, as in SB3.
+        first_obs = {
+            step.next_obs: following.obs
+            for steps in recorder.steps
+            for step, following in zip(steps, [*steps[1:], None], strict=True)
+            if step.end and following
+        }
+        transitions = {
+            start: (option, first_obs.get(next_obs, next_obs), *rest)
+            for start, (option, next_obs, *rest) in transitions.items()
+        }
+    assert_samples_are(memory, transitions, costs=np.array([0.1, 0.7]))
+
+
+def test_every_step_of_a_long_run_leaves_the_right_options():
+    recorder = Recorder(make_memory(option_length=3, n_envs=2, buffer_size=7))
+    for _ in range(60):
+        recorder.run_randomly(1)
+        transitions = expected_transitions(recorder, n_rows=7)
+        assert recorder.memory.can_sample() == bool(transitions)
+        if transitions:
+            assert_samples_are(recorder.memory, transitions, n_samples=200)
+
+
+def test_all_options_are_equally_likely():
+    recorder = Recorder(make_memory(option_length=4))
+    recorder.step([1.0], [0], ["terminated"])
+    for _ in range(8):
+        recorder.step([1.0], [0])
+    starts = [start for start, _ in sampled_rows(recorder.memory.sample(3000))]
+    shares = [starts.count(start) / len(starts) for start in set(starts)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.04)
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_recent_steps_bounds_where_sampled_options_started(n_envs):
+    recorder = Recorder(make_memory(option_length=3, n_envs=n_envs, recent_steps=12 * n_envs))
+    recorder.run_randomly(60)
+    assert_samples_are(recorder.memory, expected_transitions(recorder, n_rows=12))
+
+
+@pytest.mark.parametrize("make", [make_memory, make_her_memory])
+def test_nothing_can_be_sampled_where_no_recent_step_started_a_complete_option(make):
+    recorder = Recorder(make(option_length=5, recent_steps=4))
+    for step in range(14):
+        recorder.step([1.0], [0], ["terminated" if step == 4 else None])
+    assert recorder.memory.size() == 0
+    assert not recorder.memory.can_sample()
+
+
+def test_rewards_are_normalized_after_the_cost_is_subtracted():
+    env = VecNormalize(DummyVecEnv([ChainEnv]), clip_reward=2.0)
+    env.ret_rms.var, env.epsilon = np.array(4.0), 0.0
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0]), np.array([4.0])
+    recorder = Recorder(make_memory(option_length=3))
+    for reward in (1.0, 3.0, 9.0):
+        recorder.step([reward], [1])
+    samples = recorder.memory.sample(1, env=env, costs=np.array([0.0, 0.5]))
+    clipped = 2.0  # of (9 - 0.5) / 2
+    assert samples.rewards.item() == pytest.approx((1.0 - 0.5) / 2 + 0.5 * (3.0 - 0.5) / 2 + 0.25 * clipped)
+    first, last = recorder.steps[0][0], recorder.steps[0][2]
+    assert samples.observations.item() == pytest.approx((first.obs - 1.0) / 2)
+    assert samples.next_observations.item() == pytest.approx((last.next_obs - 1.0) / 2)
+
+
+def her_samples(recorder, n_samples=1000, **kwargs):
+    """Sampled rows as those of ``sampled_rows``, each with its goals before and after."""
+    samples = recorder.memory.sample(n_samples, **kwargs)
+    goals, next_goals = samples.observations["desired_goal"], samples.next_observations["desired_goal"]
+    return list(zip(sampled_rows(samples), goals.flatten().tolist(), next_goals.flatten().tolist(), strict=True))
+
+
+def option_steps(recorder, start_obs):
+    """Steps of the option that started at the observation, and those from there to the episode's end."""
+    for steps in recorder.steps:
+        for start, step in enumerate(steps):
+            if step.obs == start_obs:
+                end = next(i for i in range(start, len(steps)) if steps[i].end)
+                return steps[start : min(start + recorder.memory.option_length, end + 1)], steps[start : end + 1]
+    raise AssertionError(f"No step starts at {start_obs}.")
+
+
+@pytest.mark.parametrize(("n_steps", "n_envs"), [(40, 1), (33, 3), (170, 2)])
+def test_relabelled_options_earn_the_rewards_of_their_goal(n_steps, n_envs):
+    recorder = Recorder(make_her_memory(n_envs, option_length=3, buffer_size=50, n_sampled_goal=4))
+    recorder.run_randomly(n_steps, warm_up=3)
+    costs = np.array([0.1, 0.7])
+    n_relabelled = 0
+    for (start, row), goal, next_goal in her_samples(recorder, costs=costs):
+        assert goal == next_goal
+        option, next_obs, reward, discount, done = row
+        run, rest_of_episode = option_steps(recorder, start)
+        rewards = [step.reward for step in run]
+        if goal != GOAL:
+            n_relabelled += 1
+            assert goal in [step.next_obs for step in rest_of_episode]
+            rewards = [-abs(step.next_obs - goal) for step in run]
+        assert option == run[0].option
+        assert next_obs == run[-1].next_obs
+        expected = sum(GAMMA**i * (reward_i - costs[int(option)]) for i, reward_i in enumerate(rewards))
+        assert reward == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert discount == GAMMA ** len(run)
+        assert done == (run[-1].end == "terminated")
+    assert n_relabelled == 800  # 4 of 5
+
+
+def test_goals_of_running_episodes_wait_for_their_end():
+    recorder = Recorder(make_her_memory(option_length=2))
+    for _ in range(4):
+        recorder.step([1.0], [0])
+    assert not recorder.memory.can_sample()
+    recorder.step([1.0], [0], ["truncated"])
+    assert recorder.memory.can_sample()
+    assert recorder.memory.size() == 3
+
+
+@pytest.mark.parametrize("n_steps", [1, 6])
+def test_relabelling_reads_the_info_of_the_steps_that_ran_only(n_steps):
+    """The last option ended early, where the buffer holds no further step, so no info either."""
+    recorder = Recorder(make_her_memory(env=GoalChainEnv(needs_info=True), option_length=4, copy_info_dict=True))
+    for step in range(n_steps):
+        recorder.step([-1.0], [0], ["terminated" if step == n_steps - 1 else None])
+    for (start, (_, _, reward, _, _)), goal, _ in her_samples(recorder, n_samples=50):
+        run, _ = option_steps(recorder, start)
+        rewards = [-1.0 if goal == GOAL else -abs(step.next_obs - goal) for step in run]
+        assert reward == pytest.approx(sum(GAMMA**i * reward_i for i, reward_i in enumerate(rewards)))

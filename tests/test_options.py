@@ -1,0 +1,274 @@
+import numpy as np
+import pytest
+from envs import ChainEnv, DriftEnv
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_asym import OptionWrapper
+from sb3_asym.options import OptionState, advance_options, option_return
+
+
+class ConstantPolicy:
+    """A sub-policy that always takes the same action."""
+
+    def __init__(self, action, **attributes):
+        self.action = np.array([action], dtype=np.float32)
+        self.__dict__.update(attributes)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return self.action, None
+
+
+def wrap(env, **kwargs):
+    """Sub-policies 0 and 1 take the actions -0.5 and 0.5; the first costs a quarter of the second."""
+    policies = [ConstantPolicy(-0.5), ConstantPolicy(0.5)]
+    return OptionWrapper(env, **{**dict(sub_policies=policies, costs=[0.25, 1.0], option_length=3, gamma=0.5), **kwargs})
+
+
+class Choices:
+    """Stands in for the master: chooses the given options in turn, and remembers where."""
+
+    def __init__(self, *options):
+        self.options, self.due = list(options), []
+
+    def __call__(self, due):
+        self.due.append(due.tolist())
+        return np.array([self.options.pop(0) for _ in range(np.count_nonzero(due))])
+
+
+# --- the clock ---
+
+
+def test_an_option_is_held_for_its_length():
+    choose, state, held = Choices(1, 0, 1), None, []
+    for _ in range(7):
+        state = advance_options(state, None, 1, 3, choose)
+        held.append((int(state.option[0]), int(state.steps_left[0])))
+    assert held == [(1, 2), (1, 1), (1, 0), (0, 2), (0, 1), (0, 0), (1, 2)]
+
+
+def test_each_env_has_its_own_clock():
+    """The second env's episode starts over at the second step; from then on the envs choose at different steps."""
+    choose, state, options = Choices(0, 1, 2, 3, 4), None, []
+    for step in range(5):
+        state = advance_options(state, np.array([False, step == 1]), 2, 3, choose)
+        options.append(state.option.tolist())
+    assert options == [[0, 1], [0, 2], [0, 2], [3, 2], [3, 4]]
+    assert choose.due == [[True, True], [False, True], [True, False], [False, True]]
+
+
+def test_an_option_of_one_step_is_chosen_anew_each_step():
+    choose, state = Choices(0, 1, 0), None
+    options = []
+    for _ in range(3):
+        state = advance_options(state, None, 1, 1, choose)
+        options.append(int(state.option[0]))
+    assert options == [0, 1, 0]
+
+
+@pytest.mark.parametrize("episode_start", [None, [False, False], [True, False]])
+@pytest.mark.parametrize("steps_left", [[0, 0], [2, 0], [2, 1]])
+def test_the_clock_changes_nothing_that_was_passed_in(steps_left, episode_start):
+    option, steps_left_array = np.array([0, 1]), np.array(steps_left)
+    starts = None if episode_start is None else np.array(episode_start)
+    new_state = advance_options((option, steps_left_array), starts, 2, 3, lambda due: np.full(due.sum(), 5))
+    assert option.tolist() == [0, 1]
+    assert steps_left_array.tolist() == steps_left
+    assert starts is None or starts.tolist() == episode_start
+    assert isinstance(new_state, OptionState)
+
+
+def test_state_of_another_number_of_envs_is_refused():
+    state = (np.zeros(3, dtype=int), np.ones(3, dtype=int))
+    with pytest.raises(ValueError, match="3 rows but there are 2 envs: pass state=None"):
+        advance_options(state, None, 2, 5, Choices())
+
+
+# --- the return ---
+
+
+def test_option_return_by_hand():
+    rewards = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 99.0], [8.0, 99.0, 99.0]])
+    returns, discounts = option_return(rewards, np.array([3, 2, 1]), 0.5, np.array([0.0, 0.2, 1.0]))
+    assert returns == pytest.approx([1.0 + 0.5 * 2.0 + 0.25 * 4.0, 0.8 + 0.5 * 1.8, 7.0])
+    assert discounts == pytest.approx([0.125, 0.25, 0.5])
+
+
+def test_undiscounted_option_return_is_the_sum():
+    returns, discounts = option_return(np.array([[1.0, 2.0, 3.0]]), np.array([3]), 1.0, 0.1)
+    assert returns == pytest.approx([5.7])
+    assert discounts == pytest.approx([1.0])
+
+
+# --- the wrapper ---
+
+
+def test_one_step_of_the_wrapper_is_one_option():
+    env = wrap(ChainEnv(lengths=(7,)), cost_coef=0.1)
+    env.reset(seed=0)
+    obs, reward, terminated, truncated, info = env.step(1)
+    assert obs.tolist() == [3.0]
+    assert reward == pytest.approx((1 - 0.1) + 0.5 * (2 - 0.1) + 0.25 * (3 - 0.1))
+    assert (terminated, truncated) == (False, False)
+    assert (info["option_length"], info["discount"], info["option_reward"]) == (3, 0.125, 6.0)
+    assert env.unwrapped.actions == [0.5] * 3
+    _, reward, _, _, _ = env.step(0)
+    assert reward == pytest.approx((4 - 0.025) + 0.5 * (5 - 0.025) + 0.25 * (6 - 0.025))
+    assert env.unwrapped.actions[3:] == [-0.5] * 3
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_an_option_ends_with_the_episode(truncate):
+    env = wrap(ChainEnv(lengths=(5,), truncate=truncate), cost_coef=0.0)
+    env.reset(seed=0)
+    env.step(0)
+    obs, reward, terminated, truncated, info = env.step(0)
+    assert obs.tolist() == [5.0]
+    assert reward == 4.0 + 0.5 * 5.0
+    assert (terminated, truncated) == (not truncate, truncate)
+    assert (info["option_length"], info["discount"]) == (2, 0.25)
+    assert env.reset()[0].tolist() == [0.0]
+    assert env.step(1)[4]["option_length"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version", "ignore:.*not having a spec")
+def test_wrapper_passes_gymnasiums_checks():
+    check_env(wrap(DriftEnv(), sub_policies=[SAC("MlpPolicy", DriftEnv(), device="cpu")] * 2, costs=None))
+
+
+def test_info_of_the_env_is_passed_on():
+    class InfoEnv(ChainEnv):
+        def step(self, action):
+            return *super().step(action)[:4], {"place": self.place}
+
+    env = wrap(InfoEnv())
+    env.reset()
+    assert env.step(0)[4]["place"] == 3
+
+
+@pytest.mark.parametrize("sub_policy_class", [SAC, TD3, PPO, A2C])
+def test_any_sb3_model_or_its_policy_is_a_sub_policy(sub_policy_class):
+    kwargs = dict(device="cpu", seed=0)
+    small = sub_policy_class("MlpPolicy", DriftEnv(), policy_kwargs=dict(net_arch=[4]), **kwargs)
+    large = sub_policy_class("MlpPolicy", DriftEnv(), policy_kwargs=dict(net_arch=[16, 16]), **kwargs)
+    for sub_policies in ([small, large], [small.policy, large.policy]):
+        env = OptionWrapper(DriftEnv(), sub_policies, option_length=3)
+        assert 0 < env.costs[0] < env.costs[1] == 1
+        env.reset(seed=1)
+        reference = DriftEnv()
+        obs, _ = reference.reset(seed=0)
+        for _ in range(3):
+            obs, *_ = reference.step(small.predict(obs, deterministic=True)[0])
+        assert env.step(0)[0] == pytest.approx(obs)
+
+
+def test_default_costs_are_flops_relative_to_the_largest():
+    """One hidden layer of h units on 1 observation: 2·1·h for it, 2·h·1 for the mean action."""
+    sub_policies = [SAC("MlpPolicy", DriftEnv(), device="cpu", policy_kwargs=dict(net_arch=[h])) for h in (4, 16)]
+    assert OptionWrapper(DriftEnv(), sub_policies).costs.tolist() == [0.25, 1.0]
+
+
+def test_stock_dqn_trains_on_the_wrapper():
+    env = wrap(ChainEnv(lengths=(7,)))
+    master = DQN("MlpPolicy", env, learning_starts=10, gamma=0.5**3, device="cpu", seed=0, policy_kwargs=dict(net_arch=[8]))
+    before = [weight.clone() for weight in master.q_net.parameters()]
+    master.learn(60)
+    assert any((old != new).any() for old, new in zip(before, master.q_net.parameters(), strict=True))
+    mean_return, _ = evaluate_policy(master, DummyVecEnv([lambda: wrap(ChainEnv(lengths=(7,)), cost_coef=0.0)]), 2, warn=False)
+    assert mean_return == (1 + 0.5 * 2 + 0.25 * 3) + (4 + 0.5 * 5 + 0.25 * 6) + 7
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(sub_policies=[ConstantPolicy(0.0)], costs=[1.0]), "at least two sub-policies, got 1"),
+        (dict(option_length=0), "option_length must be an integer of at least 1 env step, got 0"),
+        (dict(option_length=2.5), "option_length must be an integer of at least 1 env step, got 2.5"),
+        (dict(cost_coef=-0.1), r"cost_coef \(λ\) must be a number of at least 0, got -0.1"),
+        (dict(cost_coef=float("nan")), r"cost_coef \(λ\) must be a number of at least 0, got nan"),
+        (dict(costs=[1.0]), r"one number in \(0, 1\] for each of the 2 policies, got \[1.0\]"),
+        (dict(costs=[0.0, 1.0]), r"one number in \(0, 1\].*got \[0.0, 1.0\]"),
+        (dict(costs=[0.5, 2.0]), r"one number in \(0, 1\].*got \[0.5, 2.0\]"),
+        (
+            dict(sub_policies=[ConstantPolicy(0.0), ConstantPolicy(0.0, action_space=spaces.Box(-2, 2, (1,)))]),
+            r"Sub-policy 1 has the action_space Box\(-2.* but the env's is Box\(-1",
+        ),
+        (
+            dict(sub_policies=[ConstantPolicy(0.0, observation_space=spaces.Box(-2, 2, (3,))), ConstantPolicy(0.0)]),
+            "Sub-policy 0 has the observation_space",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(ChainEnv(), **kwargs)
+
+
+def test_costs_of_unknown_policies_must_be_given():
+    with pytest.raises(TypeError, match="Cannot count the FLOPs of a ConstantPolicy: pass costs="):
+        wrap(ChainEnv(), costs=None)
+
+
+@pytest.mark.parametrize("option", [-1, 2, 0.5])
+def test_unknown_option_is_refused(option):
+    env = wrap(ChainEnv())
+    env.reset()
+    with pytest.raises(ValueError, match="is not an option: choose 0 to 1"):
+        env.step(option)
+
+
+# --- the agent and the wrapper ---
+
+
+def without_exploration(agent):
+    """Sampled actions are the mean actions, so that training and deterministic deployment act alike."""
+    for actor in agent.policy.actors:
+        actor.log_std.weight.data.zero_()
+        actor.log_std.bias.data.fill_(-100.0)
+    return agent
+
+
+def complete_choices(agent, env):
+    """The choices that the agent made in one env while it collected, in order, but for an option that still runs."""
+    choices, n_run = [], 0
+    for row in range(agent.replay_buffer.pos):
+        n_run += 1
+        if n_run == agent.option_length or agent.replay_buffer.dones[row, env]:
+            choices.append(int(agent.option_memory.options[row, env]))
+            n_run = 0
+    return choices
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("option_length", [1, 4])
+def test_agent_and_wrapper_make_the_same_option_transitions(make_agent, option_length, n_envs):
+    """The agent collects with random choices; the wrapper repeats them on the same seeds with the same actors."""
+    venv = DummyVecEnv([DriftEnv] * n_envs)
+    agent = make_agent(venv, option_length=option_length, gamma=0.8, learning_starts=0, train_freq=1, gradient_steps=0)
+    agent.master.learning_starts = 10_000
+    agent.master.exploration_schedule = lambda _: 1.0
+    without_exploration(agent).learn(60 * n_envs)
+
+    expected = {}
+    for env_index in range(n_envs):
+        env = OptionWrapper(DriftEnv(), list(agent.policy.actors), option_length=option_length, cost_coef=0.3, gamma=0.8)
+        obs, _ = env.reset(seed=env_index)
+        for option in complete_choices(agent, env_index):
+            next_obs, reward, terminated, truncated, info = env.step(option)
+            expected[float(obs[0])] = (option, float(next_obs[0]), reward, info["discount"], float(terminated))
+            obs = env.reset()[0] if terminated or truncated else next_obs
+    assert {option for option, *_ in expected.values()} == {0, 1}
+
+    samples = agent.option_memory.sample(3000, costs=0.3 * env.costs)
+    columns = (samples.observations, samples.actions, samples.next_observations, samples.rewards, samples.discounts)
+    rows = zip(*(column.flatten().tolist() for column in (*columns, samples.dones)), strict=True)
+    sampled = set()
+    for start, *row in rows:
+        nearest = min(expected, key=lambda other: abs(other - start))
+        sampled.add(nearest)
+        assert start == pytest.approx(nearest, abs=1e-5)
+        assert row == pytest.approx(expected[nearest], abs=1e-4)
+    assert sampled == set(expected)
