@@ -81,7 +81,7 @@ class AsymSAC(SAC):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        check_option_arguments(2, option_length, cost_coef if isinstance(cost_coef, int | float) else 0.0)
+        check_option_arguments(2, option_length, cost_coef(1.0) if callable(cost_coef) else cost_coef)
         unknown = set(master_kwargs or {}) - set(MASTER_ARGUMENTS)
         if unknown:
             raise ValueError(f"master_kwargs takes DQN's {', '.join(MASTER_ARGUMENTS)}; it got {', '.join(sorted(unknown))}.")
@@ -220,7 +220,7 @@ class AsymSAC(SAC):
                 self._stop_diverged(str(error))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for key in steps[0] if steps else ():
+        for key in [key for key, values in steps[0].items() if values] if steps else ():
             values = np.mean([step[key] for step in steps], axis=0)
             # SAC's own keys are the largest sub-policy's.
             self.logger.record(f"train/{key}", values[-1])

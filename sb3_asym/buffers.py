@@ -71,7 +71,7 @@ class OptionMemory:
         """
         :return: whether there is a complete option transition
         """
-        return self._n_complete > 0
+        return self._n_complete > 0 and (self.recent_steps is None or self.size() > 0)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None, costs: np.ndarray | None = None) -> ReplayBufferSamples:
         """
@@ -87,7 +87,9 @@ class OptionMemory:
         starts, envs = self._draw(batch_size)
         lengths = self.lengths[starts, envs]
         last = (starts + lengths - 1) % self.replay_buffer.buffer_size
-        steps = (starts[:, None] + np.arange(self.option_length)) % self.replay_buffer.buffer_size
+        # What follows the end of an option may belong to another episode: repeat its last step instead.
+        steps = np.minimum(np.arange(self.option_length), lengths[:, None] - 1)
+        steps = (starts[:, None] + steps) % self.replay_buffer.buffer_size
         goals = self._sample_goals(starts, envs)
         options = self.options[starts, envs].astype(np.int64)
         rewards = self._rewards(steps, envs, goals)
@@ -185,7 +187,7 @@ class HerOptionMemory(OptionMemory):
         return super()._valid(rows, envs) & (self.replay_buffer.ep_length[rows, envs] > 0)
 
     def can_sample(self) -> bool:
-        return super().can_sample() and bool(self.lengths[self.replay_buffer.ep_length > 0].any())
+        return super().can_sample() and self.size() > 0
 
     def _sample_goals(self, starts: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """HER's share of the batch gets a goal that the episode achieved later, the rest keeps its own."""

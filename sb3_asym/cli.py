@@ -81,10 +81,13 @@ def timeline(
 
     agent = sb3_asym.AsymSAC.load(model, device="cpu")
     try:
-        record = record_episode(agent, _make_env(env, env_kwargs, vec_normalize, render_mode="rgb_array"), seed)
-    except Exception as error:
+        vec_env = _make_env(env, env_kwargs, vec_normalize, render_mode="rgb_array")
+        vec_env.reset()
+        vec_env.render()
+    except Exception as error:  # each env and each GL library has its own
         typer.echo(f"No pictures of the env, as it cannot render here ({error}).", err=True)
-        record = record_episode(agent, _make_env(env, env_kwargs, vec_normalize), seed)
+        vec_env = _make_env(env, env_kwargs, vec_normalize)
+    record = record_episode(agent, vec_env, seed)
     draw_timeline(record, output, dimension, title=f"{env}: return {record.rewards.sum():.1f}")
     typer.echo(f"Timeline: {output}")
 

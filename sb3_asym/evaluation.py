@@ -149,8 +149,7 @@ def evaluate(
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
-    vec_env = evaluation_env(model) if env is None else model._wrap_env(env, verbose=0)
-    check_for_correct_spaces(vec_env, model.observation_space, model.action_space)
+    vec_env = _prepare(model, env)
     arguments = (model, vec_env, n_eval_episodes, deterministic, seed, on_episode)
     report = _measure("agent", None, *arguments)
     if compare:
@@ -171,6 +170,13 @@ def n_evaluations(model: AsymSAC) -> int:
     :return: how many ways to drive ``evaluate(compare=True)`` measures
     """
     return len(model.option_names) + 2
+
+
+def _prepare(model: AsymSAC, env: GymEnv | None) -> VecEnv:
+    """The given env or one made anew, with the model's spaces."""
+    vec_env = evaluation_env(model) if env is None else model._wrap_env(env, verbose=0)
+    check_for_correct_spaces(vec_env, model.observation_space, model.action_space)
+    return vec_env
 
 
 def _always(option: int) -> Chooser:
@@ -244,6 +250,9 @@ def evaluation_env(model: AsymSAC, **env_kwargs: Any) -> VecEnv:
     spec = training_env.get_attr("spec")[0]
     if spec is None:
         raise ValueError("The training env is not registered with Gymnasium and cannot be made anew: pass an env.")
+    # SB3's Monitor cannot be made from a spec; make_vec_env adds it again.
+    wrappers = tuple(wrapper for wrapper in spec.additional_wrappers if wrapper.name != "Monitor")
+    spec = replace(spec, additional_wrappers=wrappers)
     env: VecEnv = make_vec_env(lambda: gym.make(spec, **env_kwargs))
     normalization = model.get_vec_normalize_env()
     if normalization is not None:
@@ -287,7 +296,7 @@ def record_episode(model: AsymSAC, env: GymEnv | None = None, seed: int = 0, n_f
     :param n_frames: about how many pictures to keep, evenly spaced
     :return: one episode
     """
-    vec_env = evaluation_env(model) if env is None else model._wrap_env(env, verbose=0)
+    vec_env = _prepare(model, env)
     options, rewards, observations = [], [], []
     frames: dict[int, np.ndarray] = {}
     stride = 1

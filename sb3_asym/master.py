@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_asym.buffers import OptionMemory
+from sb3_asym.options import check_cost_coef
 
 MASTER_ARGUMENTS = (
     "learning_rate",
@@ -89,7 +90,9 @@ class MasterDQN(DQN):
     @property
     def costs_per_step(self) -> np.ndarray:
         """λ·c_ω at the present progress of training, ``(n_options,)``, in units of return per step."""
-        return self.cost_coef_schedule(self._current_progress_remaining) * self.costs
+        cost_coef = self.cost_coef_schedule(self._current_progress_remaining)
+        check_cost_coef(cost_coef)
+        return cost_coef * self.costs
 
     def choose(self, obs: PyTorchObs, n_obs: int) -> np.ndarray:
         """
@@ -120,9 +123,10 @@ class MasterDQN(DQN):
         self._logger = _MasterLogger(logger)  # type: ignore[assignment]
         self.num_timesteps, self._current_progress_remaining, self._vec_normalize_env = num_timesteps, progress_remaining, env
         self._on_step()
-        due = self._n_calls % self.train_freq.frequency == 0  # type: ignore[union-attr]
-        if due and num_timesteps > self.learning_starts and self.memory.can_sample():
-            gradient_steps = self.gradient_steps if self.gradient_steps >= 0 else self.train_freq.frequency  # type: ignore[union-attr]
+        frequency = self.train_freq.frequency  # type: ignore[union-attr]
+        gradient_steps = self.gradient_steps if self.gradient_steps >= 0 else frequency
+        due = self._n_calls % frequency == 0 and num_timesteps > self.learning_starts
+        if due and gradient_steps > 0 and self.memory.can_sample():
             self.train(gradient_steps, self.batch_size)
             self.policy.set_training_mode(False)
 

@@ -5,6 +5,7 @@ An option is one sub-policy held for ``option_length`` env steps, or until the e
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -195,5 +196,13 @@ def check_option_arguments(n_options: int, option_length: int, cost_coef: float 
         raise ValueError(f"Switching needs at least two sub-policies, got {n_options}.")
     if not isinstance(option_length, int | np.integer) or option_length < 1:
         raise ValueError(f"option_length must be an integer of at least 1 env step, got {option_length!r}.")
-    if not cost_coef >= 0:
-        raise ValueError(f"cost_coef (λ) must be a number of at least 0, got {cost_coef!r}.")
+    check_cost_coef(cost_coef)
+
+
+def check_cost_coef(cost_coef: float) -> None:
+    """
+    :param cost_coef: weight λ of the cost
+    :raises ValueError: if it is negative or not a finite number
+    """
+    if not isinstance(cost_coef, Real) or not 0 <= cost_coef < float("inf"):
+        raise ValueError(f"cost_coef (λ) must be a finite number of at least 0, got {cost_coef!r}.")

@@ -53,7 +53,7 @@ def timeline(
     n_steps, n_dimensions = len(record.options), record.observations.shape[1]
     if dimensions is not None and not all(0 <= d < n_dimensions for d in dimensions):
         raise ValueError(f"Observation dimensions go from 0 to {n_dimensions - 1}, got {list(dimensions)}.")
-    ratios = {"frames": 1.6, "curve": 2.0, "strip": 0.45}
+    ratios = {"frames": 1.0, "curve": 2.0, "strip": 0.45}
     if not record.frames:
         del ratios["frames"]
     figure = Figure(figsize=(10, 1.3 * sum(ratios.values()) + 0.6), layout="constrained")
