@@ -1,10 +1,11 @@
 """AsymSAC: SAC with sub-policies of several sizes and a master that picks, every few steps, which of them drives."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -157,7 +158,10 @@ class AsymSAC(SAC):
             self._option_state = None
         if isinstance(self._update, PlainUpdate):
             self._update = None  # to be chosen anew: this call of learn may be a longer one
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        with self._stop_where_not_finite():
+            check_finite(self._last_obs, "observation")
+        return result
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -166,7 +170,7 @@ class AsymSAC(SAC):
             self._option_state = None  # no sub-policy drives
             return super()._sample_action(learning_starts, action_noise, n_envs)
         obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-        with th.no_grad():
+        with th.no_grad(), self._stop_where_not_finite():
             self._option_state = self.policy.advance(obs, n_envs, self._option_state, None, self.master.choose)
             scaled = self.policy.actions(obs, self._option_state.option).cpu().numpy()
         scaled = scaled.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
@@ -183,9 +187,12 @@ class AsymSAC(SAC):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        self._check_finite(reward, "reward")
-        for key, value in new_obs.items() if isinstance(new_obs, dict) else [("observation", new_obs)]:
-            self._check_finite(value, key)
+        normalization = self._vec_normalize_env
+        with self._stop_where_not_finite():
+            check_finite(normalization.get_original_reward() if normalization else reward, "reward")
+            check_finite(normalization.get_original_obs() if normalization else new_obs, "observation")
+            for i in np.flatnonzero(dones):
+                check_finite(infos[i].get("terminal_observation", 0.0), f"last observation of env {i}", rows=False)
         state = self._option_state
         if state is None:
             nowhere = np.zeros(self.n_envs, dtype=bool)
@@ -199,10 +206,8 @@ class AsymSAC(SAC):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
-        try:
+        with self._stop_where_not_finite():
             self.master.step(self.logger, self.num_timesteps, self._current_progress_remaining, self._vec_normalize_env)
-        except FloatingPointError as error:
-            self._stop_diverged(str(error))
 
     # --- learning ---
 
@@ -214,10 +219,8 @@ class AsymSAC(SAC):
         steps = []
         for gradient_step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            try:
+            with self._stop_where_not_finite():
                 steps.append(update.step(batch, gradient_step % self.target_update_interval == 0))
-            except FloatingPointError as error:
-                self._stop_diverged(str(error))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
@@ -278,15 +281,21 @@ class AsymSAC(SAC):
             self._last_options = last_options
         super().dump_logs()
 
-    def _check_finite(self, values: np.ndarray, what: str) -> None:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            env = int(np.argwhere(~np.isfinite(values))[0][0])
-            self._stop_diverged(f"The {what} of env {env} is {values[env]}")
-
-    def _stop_diverged(self, reason: str) -> NoReturn:
-        path = Path(self.logger.dir or ".") / f"asym_sac_stopped_at_{self.num_timesteps}.zip"
-        self.save(path)
-        raise FloatingPointError(f"{reason} at timestep {self.num_timesteps}. Training stopped; the agent is saved as {path}.")
+    @contextmanager
+    def _stop_where_not_finite(self) -> Iterator[None]:
+        """Saves the agent before it passes on what the block found."""
+        try:
+            yield
+        except (FloatingPointError, ValueError) as error:
+            reason = str(error)
+            if isinstance(error, ValueError):
+                if "invalid values" not in reason:
+                    raise
+                reason = "The output of an actor is not finite"  # found by torch.distributions
+            path = Path(self.logger.dir or ".") / f"asym_sac_stopped_at_{self.num_timesteps}.zip"
+            self.save(path)
+            message = f"{reason} at timestep {self.num_timesteps}. Training stopped; the agent is saved as {path}."
+            raise FloatingPointError(message) from error
 
     # --- saving ---
 
@@ -334,3 +343,20 @@ class AsymSAC(SAC):
         networks = [f"policy.{kind}.{i}" for kind in ("actors", "critics") for i in range(len(getattr(self.policy, kind)))]
         optimizers = [f"{network}.optimizer" for network in [*networks, "policy.master"]]
         return [name for name in state_dicts if name not in ("actor.optimizer", "critic.optimizer")] + optimizers, variables
+
+
+def check_finite(values: Any, what: str, rows: bool = True) -> None:
+    """
+    :param values: an array, or a dict of arrays
+    :param what: what they are
+    :param rows: whether there is a row for each env
+    :raises FloatingPointError: if one is infinite or not a number
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_finite(value, key, rows)
+    elif np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
+        if rows:
+            env = int(np.argwhere(~np.isfinite(values))[0][0])
+            values, what = values[env], f"{what} of env {env}"
+        raise FloatingPointError(f"The {what} is {values}")

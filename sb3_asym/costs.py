@@ -102,8 +102,11 @@ def _measure(network: BasePolicy, forward: Callable[[PyTorchObs], Any], skip: st
     """Run ``forward`` once on a zero observation under torch's FLOP counter; parameters named ``skip…`` do not count."""
     zeros: Any = create_empty_array(network.observation_space, n=1, fn=np.zeros)
     obs, _ = network.obs_to_tensor(zeros)
+    training = network.training
+    network.set_training_mode(False)
     with FlopCounterMode(display=False) as counter, th.no_grad():
         forward(obs)
+    network.set_training_mode(training)
     weights = [weight for name, weight in network.named_parameters() if not skip or not name.startswith(skip)]
     return InferenceCost(
         flops=counter.get_total_flops(),

@@ -24,6 +24,7 @@ from sb3_asym.costs import InferenceCost, actor_cost, mean_action, network_cost
 from sb3_asym.options import OptionState, advance_options, check_option_arguments
 
 CRITICS = ("shared", "separate")
+LOG_SECTIONS = ("asym", "eval", "master", "rollout", "time", "train")
 NetArchs = Mapping[str, list[int]]
 Chooser = Callable[[PyTorchObs, int], np.ndarray]
 """Takes preprocessed observations and their number, returns an option for each."""
@@ -149,7 +150,7 @@ class AsymSACPolicy(SACPolicy):
             return
         for network in (*self.actors, *self.critics):
             network.set_training_mode(mode)
-        self.master.set_training_mode(mode)
+        self.master.set_training_mode(False)  # it learns at times of its own
         self.training = mode
 
     def greedy_options(self, obs: PyTorchObs, n_obs: int = 1) -> np.ndarray:
@@ -325,6 +326,9 @@ def _sub_net_archs(
             raise TypeError(
                 f"sub_net_archs must map names to layers, such as dict(small=[8, 8], large=[64, 64]), got {sub_net_archs!r}."
             )
+        clashing = sorted(set(sub_net_archs) & set(LOG_SECTIONS))
+        if clashing:
+            raise ValueError(f"A sub-policy cannot be called {clashing[0]!r}: the log has a section of that name.")
         return {name: list(arch) for name, arch in sub_net_archs.items()}, None
     net_arch = [256, 256] if net_arch is None else net_arch
     large, critic = get_actor_critic_arch(net_arch)
