@@ -101,8 +101,10 @@ class AsymSAC(SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self.policy_kwargs.update(option_length=self.option_length, critic_kind=self.critic_kind)
+        given = self.policy_kwargs  # the user's own, which may be meant for other agents too
+        self.policy_kwargs = {**given, "option_length": self.option_length, "critic_kind": self.critic_kind}
         super()._setup_model()
+        self.policy_kwargs = given
         n_options = self.policy.n_options
         if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             # One entropy coefficient for each sub-policy.

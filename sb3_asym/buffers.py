@@ -65,13 +65,19 @@ class OptionMemory:
         """
         :return: number of option transitions that can be sampled
         """
-        return int(np.count_nonzero(self._valid(*self._recent_indices())))
+        return int(np.count_nonzero(self._valid(*self._indices(np.arange(self._n_recent())))))
 
     def can_sample(self) -> bool:
         """
         :return: whether there is a complete option transition
         """
-        return self._n_complete > 0 and (self.recent_steps is None or self.size() > 0)
+        return self._n_complete > 0 and (self.recent_steps is None or self._any_valid())
+
+    def _any_valid(self) -> bool:
+        """Looks from the latest transitions back, so that it need not go far."""
+        n_recent = self._n_recent()
+        chunks = (np.arange(start, min(start + 4096, n_recent)) for start in range(0, n_recent, 4096))
+        return any(self._valid(*self._indices(chunk)).any() for chunk in chunks)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None, costs: np.ndarray | None = None) -> ReplayBufferSamples:
         """
@@ -107,10 +113,9 @@ class OptionMemory:
             discounts=self.replay_buffer.to_torch(discounts.astype(np.float32).reshape(-1, 1)),
         )
 
-    def _recent_indices(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and env indices of all transitions that may be sampled."""
-        rows = np.arange(self._n_recent())
-        rows = (self.replay_buffer.pos - 1 - rows) % self.replay_buffer.buffer_size
+    def _indices(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and env indices of the transitions that are so many steps old."""
+        rows = (self.replay_buffer.pos - 1 - ages) % self.replay_buffer.buffer_size
         grid = np.meshgrid(rows, np.arange(self.replay_buffer.n_envs), indexing="ij")
         return grid[0].ravel(), grid[1].ravel()
 
@@ -141,7 +146,7 @@ class OptionMemory:
             if missing == 0:
                 return np.concatenate(rows_found), np.concatenate(envs_found)
         # So few options that rejection is slow: list them all.
-        rows, envs = self._recent_indices()
+        rows, envs = self._indices(np.arange(self._n_recent()))
         candidates = np.flatnonzero(self._valid(rows, envs))
         if len(candidates) == 0:
             raise RuntimeError("There is no complete option to sample yet: let more steps pass before learning starts.")
@@ -187,7 +192,7 @@ class HerOptionMemory(OptionMemory):
         return super()._valid(rows, envs) & (self.replay_buffer.ep_length[rows, envs] > 0)
 
     def can_sample(self) -> bool:
-        return super().can_sample() and self.size() > 0
+        return super().can_sample() and self._any_valid()
 
     def _sample_goals(self, starts: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """HER's share of the batch gets a goal that the episode achieved later, the rest keeps its own."""

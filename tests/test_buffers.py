@@ -89,12 +89,15 @@ class Recorder:
 
 def expected_transitions(recorder, costs=(0.0, 0.0), n_rows=None):
     """
-    Complete options among the recorded steps that started in the last ``n_rows`` of them, by plain loops:
+    Complete options among the recorded steps that started in the last ``n_rows`` (those in the buffer), by plain loops:
     observation at the start → (option, next observation, reward, discount, does not bootstrap).
     """
-    option_length, transitions = recorder.memory.option_length, {}
+    buffer, option_length, transitions = recorder.buffer, recorder.memory.option_length, {}
+    if n_rows is None:
+        # With optimize_memory_usage, the newest observation takes the place of the oldest transition.
+        n_rows = buffer.buffer_size - buffer.optimize_memory_usage
     for steps in recorder.steps:
-        for start in range(max(len(steps) - (n_rows or len(steps)), 0), len(steps)):
+        for start in range(max(len(steps) - n_rows, 0), len(steps)):
             if not steps[start].started:
                 continue
             reward, n_run, end = 0.0, 0, None
@@ -102,9 +105,13 @@ def expected_transitions(recorder, costs=(0.0, 0.0), n_rows=None):
                 step = steps[start + n_run]
                 reward += GAMMA**n_run * (step.reward - costs[step.option])
                 end, n_run = step.end, n_run + 1
-            if n_run == option_length or end is not None:
-                done = 0.0 if end is None or (end == "truncated" and recorder.buffer.handle_timeout_termination) else 1.0
-                transitions[steps[start].obs] = (steps[start].option, step.next_obs, reward, GAMMA**n_run, done)
+            if n_run < option_length and end is None:
+                continue
+            next_obs = step.next_obs
+            if buffer.optimize_memory_usage and end is not None and start + n_run < len(steps):
+                next_obs = steps[start + n_run].obs  # as in SB3, the next episode's first takes the place of the last
+            done = 0.0 if end is None or (end == "truncated" and buffer.handle_timeout_termination) else 1.0
+            transitions[steps[start].obs] = (steps[start].option, next_obs, reward, GAMMA**n_run, done)
     return transitions
 
 
@@ -250,31 +257,18 @@ def test_an_option_that_was_given_up_is_never_sampled():
 @pytest.mark.parametrize(("option_length", "n_envs", "n_steps"), [(1, 1, 20), (3, 1, 29), (4, 3, 31), (3, 2, 95), (4, 3, 212)])
 def test_samples_are_the_recorded_options(buffer_class, kwargs, option_length, n_envs, n_steps):
     """Before and after the buffer of 30 rows wraps around: overwritten options vanish, the others stay as they were."""
-    memory = make_memory(buffer_class, option_length, n_envs, buffer_size=30, **kwargs)
-    recorder = Recorder(memory)
+    recorder = Recorder(make_memory(buffer_class, option_length, n_envs, buffer_size=30, **kwargs))
     recorder.run_randomly(n_steps, warm_up=4)
-    # With optimize_memory_usage, the newest observation takes the place of the oldest transition.
-    transitions = expected_transitions(recorder, costs=(0.1, 0.7), n_rows=30 - memory.replay_buffer.optimize_memory_usage)
-    if memory.replay_buffer.optimize_memory_usage:
-        # There, the observation after an episode's end is that of the next episode, as in SB3.
-        first_obs = {
-            step.next_obs: following.obs
-            for steps in recorder.steps
-            for step, following in zip(steps, [*steps[1:], None], strict=True)
-            if step.end and following
-        }
-        transitions = {
-            start: (option, first_obs.get(next_obs, next_obs), *rest)
-            for start, (option, next_obs, *rest) in transitions.items()
-        }
-    assert_samples_are(memory, transitions, costs=np.array([0.1, 0.7]))
+    transitions = expected_transitions(recorder, costs=(0.1, 0.7))
+    assert_samples_are(recorder.memory, transitions, costs=np.array([0.1, 0.7]))
 
 
-def test_every_step_of_a_long_run_leaves_the_right_options():
-    recorder = Recorder(make_memory(option_length=3, n_envs=2, buffer_size=7))
+@pytest.mark.parametrize(("buffer_class", "kwargs"), FLAT_BUFFERS)
+def test_every_step_of_a_long_run_leaves_the_right_options(buffer_class, kwargs):
+    recorder = Recorder(make_memory(buffer_class, option_length=3, n_envs=2, buffer_size=7, **kwargs))
     for _ in range(60):
         recorder.run_randomly(1)
-        transitions = expected_transitions(recorder, n_rows=7)
+        transitions = expected_transitions(recorder)
         assert recorder.memory.can_sample() == bool(transitions)
         if transitions:
             assert_samples_are(recorder.memory, transitions, n_samples=200)

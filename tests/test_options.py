@@ -159,7 +159,7 @@ def test_any_sb3_model_or_its_policy_is_a_sub_policy(sub_policy_class):
         assert 0 < env.costs[0] < env.costs[1] == 1
         env.reset(seed=1)
         reference = DriftEnv()
-        obs, _ = reference.reset(seed=0)
+        obs, _ = reference.reset(seed=1)
         for _ in range(3):
             obs, *_ = reference.step(small.predict(obs, deterministic=True)[0])
         assert env.step(0)[0] == pytest.approx(obs)
@@ -187,8 +187,8 @@ def test_stock_dqn_trains_on_the_wrapper():
         (dict(sub_policies=[ConstantPolicy(0.0)], costs=[1.0]), "at least two sub-policies, got 1"),
         (dict(option_length=0), "option_length must be an integer of at least 1 env step, got 0"),
         (dict(option_length=2.5), "option_length must be an integer of at least 1 env step, got 2.5"),
-        (dict(cost_coef=-0.1), r"cost_coef \(λ\) must be a number of at least 0, got -0.1"),
-        (dict(cost_coef=float("nan")), r"cost_coef \(λ\) must be a number of at least 0, got nan"),
+        (dict(cost_coef=-0.1), "cost_coef .*at least 0.*got -0.1"),
+        (dict(cost_coef=float("nan")), "cost_coef .*at least 0.*got nan"),
         (dict(costs=[1.0]), r"one number in \(0, 1\] for each of the 2 policies, got \[1.0\]"),
         (dict(costs=[0.0, 1.0]), r"one number in \(0, 1\].*got \[0.0, 1.0\]"),
         (dict(costs=[0.5, 2.0]), r"one number in \(0, 1\].*got \[0.5, 2.0\]"),
@@ -247,10 +247,9 @@ def complete_choices(agent, env):
 def test_agent_and_wrapper_make_the_same_option_transitions(make_agent, option_length, n_envs):
     """The agent collects with random choices; the wrapper repeats them on the same seeds with the same actors."""
     venv = DummyVecEnv([DriftEnv] * n_envs)
-    agent = make_agent(venv, option_length=option_length, gamma=0.8, learning_starts=0, train_freq=1, gradient_steps=0)
-    agent.master.learning_starts = 10_000
-    agent.master.exploration_schedule = lambda _: 1.0
-    without_exploration(agent).learn(60 * n_envs)
+    master_kwargs = dict(learning_starts=10_000, exploration_final_eps=1.0)
+    settings = dict(option_length=option_length, learning_starts=0, gradient_steps=0, master_kwargs=master_kwargs)
+    agent = without_exploration(make_agent(venv, gamma=0.8, **settings)).learn(60 * n_envs)
 
     expected = {}
     for env_index in range(n_envs):

@@ -98,22 +98,6 @@ def test_training_holds_options_in_each_env(make_agent):
     assert lengths[:, 1].tolist() == [3, 0, 0, 3, 0, 0, 1, 2, 0, 3, 0, 0]
 
 
-def test_exploration_is_drawn_for_each_env(make_agent):
-    """With ε = 0.5 and a master that prefers small, a quarter of the envs explores large, at every choice."""
-    n_envs = 64
-    master = dict(exploration_initial_eps=0.5, exploration_final_eps=0.5, learning_starts=10_000)
-    agent = make_agent(
-        DummyVecEnv([ChainEnv] * n_envs), option_length=1, learning_starts=0, gradient_steps=0, master_kwargs=master
-    )
-    agent.policy.master.q_net.q_net[-1].weight.data.zero_()
-    agent.policy.master.q_net.q_net[-1].bias.data[:] = agent.policy.master.q_net.q_net[-1].bias.new_tensor([1.0, 0.0])
-    agent.learn(n_envs * 10)
-    n_large = np.count_nonzero(agent.option_memory.options[:10] == 1, axis=1)
-    assert n_large.min() > 4
-    assert n_large.max() < 32
-    assert n_large.mean() == pytest.approx(16, abs=4)
-
-
 @pytest.mark.parametrize(
     ("between", "reset_num_timesteps", "first_lengths"),
     [

@@ -58,6 +58,7 @@ def assert_same_agent(first, second):
     assert first.master.counters()["_n_updates"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored")  # SB3's load warns of what it saved itself
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_loaded_agent_goes_on_as_the_saved_one(make_agent, tmp_path, name, n_envs):
@@ -157,10 +158,9 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(make_agent, tmp_path):
     assert resumed.replay_buffer.size() == 69
 
 
-@pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_seed_fixes_the_run(make_agent, name, n_envs):
-    first, second = (make_agent(make_env(name, n_envs), **AGENTS[name]).learn(60) for _ in range(2))
+def test_a_seed_fixes_the_run(make_agent, name):
+    first, second = (make_agent(make_env(name, n_envs=2), **AGENTS[name]).learn(60) for _ in range(2))
     assert_same_agent(first, second)
 
 

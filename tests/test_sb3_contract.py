@@ -3,7 +3,6 @@
 import inspect
 import io
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -30,12 +29,6 @@ from sb3_asym import AsymSAC
 
 THREE = dict(sub_net_archs=dict(small=[4], medium=[8], large=[16]), master_net_arch=[8])
 CRITICS = pytest.mark.parametrize("critic", ["shared", "separate"])
-
-
-@pytest.fixture
-def make_agent(make_agent):
-    """Without compiling, which takes longer than these tests."""
-    return partial(make_agent, fast_update=False)
 
 
 def weights_of(model):
@@ -190,8 +183,7 @@ def test_learn_again_and_again(make_agent):
         model.learn(30, reset_num_timesteps=False)
         assert model.num_timesteps == 30 * round_
     assert model.replay_buffer.size() == 90
-    updates = model._n_updates
-    assert updates == 70
+    assert model._n_updates == 70
     model.learn(30)
     assert model.num_timesteps == 30
     assert model.replay_buffer.size() == 120
@@ -226,8 +218,9 @@ def test_eval_callback_keeps_the_best_agent(make_agent, tmp_path, critic):
 def test_checkpoint_callback_saves_agent_and_memory(make_agent, tmp_path):
     callback = CheckpointCallback(20, str(tmp_path), name_prefix="agent", save_replay_buffer=True)
     seen = []
-    model = make_agent().learn(45, CallbackList([callback, EveryNTimesteps(10, ConvertCallback(lambda *_: seen.append(1)))]))
-    assert len(seen) == 4
+    every_ten = EveryNTimesteps(10, ConvertCallback(lambda locals_, _: seen.append(locals_["self"].num_timesteps) or True))
+    model = make_agent().learn(45, CallbackList([callback, every_ten]))
+    assert seen == [10, 20, 30, 40]
     for steps in (20, 40):
         assert (tmp_path / f"agent_{steps}_steps.zip").exists()
         assert (tmp_path / f"agent_replay_buffer_{steps}_steps.pkl").exists()
@@ -235,14 +228,11 @@ def test_checkpoint_callback_saves_agent_and_memory(make_agent, tmp_path):
     resumed.load_replay_buffer(tmp_path / "agent_replay_buffer_40_steps")
     # Callbacks run before the step's transition is stored.
     assert resumed.replay_buffer.size() == 39
-    resumed.learn(20, reset_num_timesteps=False)
-    assert resumed.num_timesteps == 60
-    assert resumed._n_updates > 20
+    assert resumed.learn(20, reset_num_timesteps=False).num_timesteps == 60
 
 
 def test_training_stops_after_episodes(make_agent):
-    model = make_agent(ChainEnv(lengths=(5,))).learn(200, StopTrainingOnMaxEpisodes(max_episodes=8))
-    assert model.num_timesteps == 40
+    assert make_agent(ChainEnv(lengths=(5,))).learn(200, StopTrainingOnMaxEpisodes(8)).num_timesteps == 40
 
 
 def test_training_stops_where_a_callback_says_so_and_goes_on_later(make_agent):
@@ -368,8 +358,7 @@ def test_load_with_other_envs_goes_on(make_agent, tmp_path):
     with pytest.raises(AssertionError, match="You must set the environment"):
         loaded.learn(10)
     loaded = AsymSAC.load(tmp_path / "agent", env=make_vec_env(DriftEnv, n_envs=3))
-    loaded.learn(60)
-    assert loaded.n_envs == 3
+    assert loaded.learn(60).n_envs == 3
     loaded.set_env(make_vec_env(DriftEnv, n_envs=3, seed=5))
     loaded.learn(30, reset_num_timesteps=False)
     assert loaded.num_timesteps == 90
@@ -400,7 +389,7 @@ def test_parameters_are_copied_from_agent_to_agent(make_agent, critic):
     parameters = first.get_parameters()
     second.set_parameters(parameters)
     assert_same_tree(second.get_parameters(), parameters)
-    first.learn(20, reset_num_timesteps=False)
+    first.learn(20, reset_num_timesteps=False)  # they are copies
     assert_same_tree(second.get_parameters(), parameters)
     with pytest.raises(ValueError, match="Names of parameters do not match"):
         second.set_parameters(dict(policy=parameters["policy"]))

@@ -1,0 +1,98 @@
+"""The compiled update learns the same as the plain one."""
+
+import numpy as np
+import pytest
+import torch as th
+
+from sb3_asym.fast_update import FastUpdate, why_not_fast
+from sb3_asym.update import PlainUpdate
+
+NETS = dict(sub_net_archs=dict(small=[4], medium=[8, 8], large=[16, 16]), master_net_arch=[8])
+
+
+def parameters(agent):
+    """All weights and optimizer states, flat."""
+    leaves = th.utils._pytree.tree_leaves(agent.get_parameters())
+    return th.cat([leaf.detach().reshape(-1).float() for leaf in leaves if isinstance(leaf, th.Tensor)])
+
+
+@pytest.fixture
+def make_pair(make_agent):
+    def make(**kwargs):
+        agents = [make_agent(policy_kwargs=NETS, learning_starts=100, **kwargs).learn(60) for _ in range(2)]
+        return agents, [PlainUpdate(agents[0]), FastUpdate(agents[1])]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [dict(critic="shared"), dict(critic="separate", ent_coef=0.1, n_steps=3)],
+    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step"],
+)
+def test_one_step_equals_the_plain_one(make_pair, kwargs):
+    agents, updates = make_pair(**kwargs)
+    for i in range(3):
+        losses = []
+        for agent, update in zip(agents, updates, strict=True):
+            np.random.seed(i)
+            th.manual_seed(i)
+            losses.append(update.step(agent.replay_buffer.sample(64), True))
+        for name, values in losses[0].items():
+            assert losses[1][name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
+    th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
+
+
+def test_checkpoints_move_between_both(make_agent, tmp_path):
+    """Weights, moments and step counts survive a save by one and a load into the other, in both directions."""
+    fast = make_agent(fast_update=True).learn(60)
+    assert isinstance(fast._update, FastUpdate)
+    fast.save(tmp_path / "fast")
+    plain = type(fast).load(tmp_path / "fast", env=fast.get_env(), fast_update=False)
+    assert th.equal(parameters(fast), parameters(plain))
+    plain.learn(30, reset_num_timesteps=False)
+    plain.save(tmp_path / "plain")
+    fast.set_parameters(str(tmp_path / "plain.zip"), device="cpu")
+    assert th.equal(parameters(fast), parameters(plain))
+    assert fast.policy.actor.mu.weight.data_ptr() >= fast._update.actors.flat.data_ptr()
+    fast.learn(30, reset_num_timesteps=False)
+    steps = [agent.policy.actor.optimizer.state[agent.policy.actor.mu.weight]["step"] for agent in (plain, fast)]
+    assert steps[1] == steps[0] + 30
+
+
+def test_same_seed_same_agent(make_agent):
+    first, second = (make_agent(fast_update=True).learn(60) for _ in range(2))
+    assert th.equal(parameters(first), parameters(second))
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(make_pair):
+    agents, updates = make_pair()
+    before = parameters(agents[1])
+    batch = agents[1].replay_buffer.sample(64)
+    batch.rewards[3] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"The critic loss is \[nan\]"):
+        updates[1].step(batch, True)
+    assert th.equal(parameters(agents[1]), before)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [
+        (dict(use_sde=True), "gSDE is in use"),
+        (dict(policy_kwargs=dict(NETS, optimizer_class=th.optim.AdamW)), "not a plain Adam"),
+        (dict(policy_kwargs=dict(NETS, optimizer_kwargs=dict(weight_decay=0.1))), "not a plain Adam"),
+        (dict(policy_kwargs=dict(NETS, activation_fn=th.nn.PReLU)), "activation function has weights"),
+    ],
+)
+def test_what_it_does_not_cover_falls_back_with_one_line(make_agent, capsys, kwargs, reason):
+    agent = make_agent(fast_update=True, verbose=1, **kwargs)
+    assert reason in why_not_fast(agent)
+    agent.learn(30)
+    assert isinstance(agent._update, PlainUpdate)
+    assert f"Plain update: {why_not_fast(agent)}." in capsys.readouterr().out
+
+
+def test_short_runs_are_not_compiled(make_agent):
+    agent = make_agent(fast_update=None)
+    agent.learn(30)
+    assert isinstance(agent._update, PlainUpdate)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+import torch as th
+from envs import ChainEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+
+def test_exploration_is_drawn_for_each_env(make_agent):
+    """With ε = 0.5 and a master that prefers small, a quarter of the envs explores large, at every choice."""
+    n_envs = 64
+    master = dict(exploration_initial_eps=0.5, exploration_final_eps=0.5, learning_starts=10_000)
+    agent = make_agent(
+        DummyVecEnv([ChainEnv] * n_envs), option_length=1, learning_starts=0, gradient_steps=0, master_kwargs=master
+    )
+    values = agent.policy.master.q_net.q_net[-1]
+    values.weight.data.zero_()
+    values.bias.data.copy_(th.tensor([1.0, 0.0]))
+    agent.learn(n_envs * 10)
+    n_large = np.count_nonzero(agent.option_memory.options[:10] == 1, axis=1)
+    assert n_large.min() > 4
+    assert n_large.max() < 32
+    assert n_large.mean() == pytest.approx(16, abs=4)
+
+
+def test_a_master_without_gradient_steps_keeps_its_weights(make_agent):
+    agent = make_agent(master_kwargs=dict(gradient_steps=0))
+    before = [weight.clone() for weight in agent.master.q_net.parameters()]
+    agent.learn(60)
+    assert all(th.equal(old, new) for old, new in zip(before, agent.master.q_net.parameters(), strict=True))
+
+
+def test_a_master_waits_while_no_option_is_among_the_recent_steps(make_agent):
+    agent = make_agent(ChainEnv(), option_length=5, master_kwargs=dict(buffer_size=3, train_freq=1))
+    agent.learn(60)
+    assert agent.master.counters()["_n_updates"] > 0
