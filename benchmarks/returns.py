@@ -36,9 +36,9 @@ TASKS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {
         "timesteps": 20_000,
         "eval_every": 2_000,
-        "small": [8, 8],
+        "small": [4],
         "large": [64, 64],
-        "cost_coefs": (0.01, 0.1, 0.5),
+        "cost_coefs": (0.03, 0.1, 0.3),
         "sac": {"learning_rate": 1e-3, "learning_starts": 100},
     },
     "HalfCheetah-v5": {

@@ -52,8 +52,9 @@ class AsymSAC(SAC):
         is a SAC of its own
     :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``sb3_asym.master.MASTER_ARGUMENTS``).
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
-        ``train_freq`` and ``target_update_interval`` are ``option_length``. ``buffer_size`` limits the master to options that
-        started within that many of the latest env steps.
+        ``train_freq`` and ``target_update_interval`` are ``option_length``, ``exploration_final_eps`` is 0.2: what a
+        sub-policy is worth can only be learned where it drives. ``buffer_size`` limits the master to options that started
+        within that many of the latest env steps.
     :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
         that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
     :param kwargs: SAC's arguments
@@ -118,6 +119,7 @@ class AsymSAC(SAC):
             tau=self.tau,
             train_freq=self.option_length,
             target_update_interval=self.option_length * self.n_envs,
+            exploration_final_eps=0.2,
         )
         costs = np.array([cost.flops for cost in self.policy.option_costs], dtype=np.float64)
         self.master = MasterDQN(

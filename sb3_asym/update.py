@@ -146,12 +146,19 @@ class PlainUpdate:
         self, batch: Batch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
     ) -> tuple[list[tuple[th.Tensor, th.Tensor]], th.Tensor]:
         """Actions, log-probabilities and entropy coefficients at s' of the sub-policies that the master chooses there."""
-        with th.no_grad():
-            options = self.model.policy.master.q_net(batch.next_observations).argmax(dim=1)
+        options = self.next_options(batch)
         rows = th.arange(len(options), device=options.device)
         actions = th.stack([sample[0] for sample in next_samples])[options, rows]
         log_prob = th.stack([sample[1] for sample in next_samples])[options, rows]
         return [(actions, log_prob)], ent_coefs[options].unsqueeze(0)
+
+    @th.no_grad()
+    def next_options(self, batch: Batch) -> th.Tensor:
+        """
+        :param batch: primitive transitions
+        :return: ``(batch,)`` the option that drives at s' for the shared critic's target: the master's choice there
+        """
+        return self.model.policy.master.q_net(batch.next_observations).argmax(dim=1)
 
     def _minimize(self, losses: Sequence[th.Tensor], optimizers: Sequence[th.optim.Optimizer], what: str) -> None:
         """One optimizer step on the sum; the losses have no parameters in common but those that are meant to."""
