@@ -21,7 +21,7 @@ from sb3_asym.buffers import OptionMemory, make_option_memory
 from sb3_asym.costs import mean_flops
 from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
-from sb3_asym.options import NO_OPTION, OptionState, check_option_arguments
+from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_asym.update import PlainUpdate
 
@@ -133,7 +133,7 @@ class AsymSAC(SAC):
         )
         self.master.__dict__.update(self._master_counters)
         self._update: PlainUpdate | FastUpdate | None = None  # made when training starts
-        self._reset_option_statistics()
+        self._option_statistics = OptionStatistics(n_options, self.n_envs)
 
     def _memory_kwargs(self) -> dict[str, Any]:
         return dict(option_length=self.option_length, gamma=self.gamma, recent_steps=self.master_kwargs.get("buffer_size"))
@@ -204,7 +204,7 @@ class AsymSAC(SAC):
         else:
             started = state.steps_left == self.option_length - 1
             self.option_memory.add(state.option, started, dones | (state.steps_left == 0))
-            self._count_options(state.option, started, dones)
+            self._option_statistics.count(state.option, started, dones)
             # The env has been reset where the episode ended: a new option starts there.
             self._option_state = OptionState(state.option, np.where(dones, 0, state.steps_left))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
@@ -258,31 +258,18 @@ class AsymSAC(SAC):
 
     # --- logging ---
 
-    def _reset_option_statistics(self) -> None:
-        self._option_steps = np.zeros(len(self.option_names), dtype=np.int64)
-        self._n_choices = self._n_switches = self._n_option_episodes = 0
-        self._last_options = np.full(self.n_envs, NO_OPTION)
-
-    def _count_options(self, options: np.ndarray, started: np.ndarray, dones: np.ndarray) -> None:
-        self._option_steps += np.bincount(options, minlength=len(self._option_steps))
-        self._n_choices += int(np.count_nonzero(started))
-        self._n_switches += int(np.count_nonzero((options != self._last_options) & (self._last_options != NO_OPTION)))
-        self._n_option_episodes += int(np.count_nonzero(dones))
-        self._last_options = np.where(dones, NO_OPTION, options)
-
     def dump_logs(self) -> None:
-        n_steps = self._option_steps.sum()
+        statistics = self._option_statistics
+        n_steps = statistics.steps.sum()
         if n_steps > 0:
-            for name, steps in zip(self.option_names, self._option_steps, strict=True):
+            for name, steps in zip(self.option_names, statistics.steps, strict=True):
                 self.logger.record(f"asym/{name}_use", steps / n_steps)
-            flops = mean_flops(self.policy, self._option_steps, self._n_choices)
+            flops = mean_flops(self.policy, statistics.steps, statistics.n_choices)
             self.logger.record("asym/flops_per_inference", flops)
             self.logger.record("asym/flops_reduction", 1 - flops / self.policy.option_costs[-1].flops)
-            if self._n_option_episodes > 0:
-                self.logger.record("asym/switches_per_episode", self._n_switches / self._n_option_episodes)
-            last_options = self._last_options
-            self._reset_option_statistics()
-            self._last_options = last_options
+            if statistics.n_episodes > 0:
+                self.logger.record("asym/switches_per_episode", statistics.n_switches / statistics.n_episodes)
+            statistics.reset()
         super().dump_logs()
 
     @contextmanager

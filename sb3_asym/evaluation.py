@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.costs import mean_flops
+from sb3_asym.options import OptionStatistics
 from sb3_asym.policies import Chooser
 
 
@@ -196,18 +197,13 @@ def _measure(
     """One way to drive. As in SB3's ``evaluate_policy``, each env contributes its share of the episodes."""
     n_envs = env.num_envs
     shares = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
-    finished = np.zeros(n_envs, dtype=int)
-    returns, switches = np.zeros(n_envs), 0
-    last_options = np.full(n_envs, -1)
+    finished, returns = np.zeros(n_envs, dtype=int), np.zeros(n_envs)
+    statistics = OptionStatistics(len(model.option_names), n_envs)
     episode_rewards: list[float] = []
-    option_steps, n_choices = np.zeros(len(model.option_names), dtype=np.int64), 0
     for step in drive(model, env, seed, choose, deterministic):
         counted = finished < shares
-        option_steps += np.bincount(step.options[counted], minlength=len(option_steps))
-        n_choices += int(np.count_nonzero(step.started & counted))
-        switches += int(np.count_nonzero(counted & (last_options >= 0) & (step.options != last_options)))
+        statistics.count(step.options, step.started, step.dones, counted)
         returns += step.rewards
-        last_options = np.where(step.dones, -1, step.options)
         for i in np.flatnonzero(step.dones):
             if counted[i]:
                 # Monitor knows the return without normalization.
@@ -218,19 +214,19 @@ def _measure(
             returns[i] = 0.0
         if (finished >= shares).all():
             break
-    n_steps = int(option_steps.sum())
-    flops = mean_flops(model.policy, option_steps, n_choices if choose is None else 0)
+    n_steps = int(statistics.steps.sum())
+    flops = mean_flops(model.policy, statistics.steps, statistics.n_choices if choose is None else 0)
     return EvaluationReport(
         name=name,
         mean_reward=float(np.mean(episode_rewards)),
         std_reward=float(np.std(episode_rewards)),
         n_episodes=len(episode_rewards),
         mean_length=n_steps / len(episode_rewards),
-        option_use={name: float(steps / n_steps) for name, steps in zip(model.option_names, option_steps, strict=True)},
+        option_use={name: float(steps / n_steps) for name, steps in zip(model.option_names, statistics.steps, strict=True)},
         flops_per_inference=flops,
         flops_reduction=1 - flops / model.policy.option_costs[-1].flops,
-        mean_option_length=n_steps / n_choices,
-        switches_per_episode=switches / len(episode_rewards),
+        mean_option_length=n_steps / statistics.n_choices,
+        switches_per_episode=statistics.n_switches / len(episode_rewards),
         episode_rewards=tuple(episode_rewards),
     )
 

@@ -89,6 +89,42 @@ def option_return(
     return (discounts * net_rewards).sum(axis=1), gamma ** lengths.astype(np.float64)
 
 
+class OptionStatistics:
+    """
+    Counts what the options did: ``steps`` that each drove ``(n_options,)``, ``n_choices``, ``n_switches`` from one
+    sub-policy to another within an episode, and ``n_episodes`` that ended.
+
+    :param n_options: number of sub-policies
+    :param n_envs: number of envs
+    """
+
+    def __init__(self, n_options: int, n_envs: int):
+        self._last_options = np.full(n_envs, NO_OPTION)
+        self.steps = np.zeros(n_options, dtype=np.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting anew, in the middle of episodes if need be."""
+        self.steps = np.zeros_like(self.steps)
+        self.n_choices = self.n_switches = self.n_episodes = 0
+
+    def count(self, options: np.ndarray, started: np.ndarray, dones: np.ndarray, counted: np.ndarray | None = None) -> None:
+        """
+        Count one step of all envs.
+
+        :param options: ``(n_envs,)`` options in force
+        :param started: ``(n_envs,)`` True where this is the option's first step
+        :param dones: ``(n_envs,)`` True where the episode ends with this step
+        :param counted: ``(n_envs,)`` False where the env does not count
+        """
+        counted = np.ones(len(options), dtype=bool) if counted is None else counted
+        self.steps += np.bincount(options[counted], minlength=len(self.steps))
+        self.n_choices += int(np.count_nonzero(started & counted))
+        self.n_switches += int(np.count_nonzero(counted & (self._last_options != NO_OPTION) & (options != self._last_options)))
+        self.n_episodes += int(np.count_nonzero(dones & counted))
+        self._last_options = np.where(dones, NO_OPTION, options)
+
+
 class OptionWrapper(gym.Wrapper, gym.utils.RecordConstructorArgs):
     """
     Turns an env and K trained policies into an env whose discrete action picks the policy that drives.
