@@ -1,7 +1,7 @@
 """Draws the pictures and writes the tables of the results: ``python benchmarks/draw.py`` (or ``make docs``).
 
-From ``benchmarks/results/*.json`` come ``returns_<task>.png`` and ``.md`` beside them, and the tables in the README between
-its ``<!-- results … -->`` marks.
+From ``benchmarks/results/*.json`` come ``returns_<task>.png`` beside them, and the tables in the README between its
+``<!-- results … -->`` marks. ``demo.json`` is the report that ``make demo`` writes.
 """
 
 import json
@@ -98,6 +98,22 @@ def picture(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def demo_table(report: dict[str, Any]) -> str:
+    """Markdown: the report that ``make demo`` writes."""
+    names = list(report["option_use"])
+    lines = [
+        f"| who drives | return | {' | '.join(f'{name} drives' for name in names)} | FLOPs per inference | reduction |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    for row in (report, *report["comparisons"]):
+        uses = " | ".join(f"{row['option_use'][name]:.0%}" for name in names)
+        score = f"{row['mean_reward']:.0f} ± {row['std_reward']:.0f}"
+        lines.append(
+            f"| {row['name']} | {score} | {uses} | {row['flops_per_inference']:,.0f} | {row['flops_reduction']:.0%} |"
+        )
+    return "\n".join([*lines, "", f"Mean ± standard deviation over {report['n_episodes']} episodes, one seed."])
+
+
 def overhead_table(result: dict[str, Any]) -> str:
     """Markdown: time as multiples of stock SAC's."""
     lines = ["| time ÷ stock SAC of the large size | shared critic | separate critics |", "|---|---|---|"]
@@ -114,6 +130,7 @@ def main() -> None:
         result = json.loads(path.read_text())
         picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = table(result)
+    tables["demo"] = demo_table(json.loads((RESULTS / "demo.json").read_text()))
     tables["overhead"] = overhead_table(json.loads((RESULTS / "overhead.json").read_text()))
     for name, text in tables.items():
         start, end = f"<!-- results {name} -->", f"<!-- end {name} -->"

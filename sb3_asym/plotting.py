@@ -37,11 +37,11 @@ def timeline(
 ) -> "Figure":
     """
     One episode as a strip that shows which sub-policy drove at which step (Chang et al. 2021, figures 2 and 3), below
-    the rewards or chosen observation dimensions, with pictures of the env above where there are any.
+    reward and return or chosen observation dimensions, with pictures of the env above where there are any.
 
     :param record: the episode (:func:`sb3_asym.evaluation.record_episode`)
     :param path: where to save the picture, if anywhere
-    :param dimensions: observation dimensions to plot instead of the reward
+    :param dimensions: observation dimensions to plot instead of reward and return
     :param labels: their names
     :param title: above the picture
     :return: the figure
@@ -67,6 +67,9 @@ def timeline(
     if dimensions is None:
         axes["curve"].plot(np.arange(n_steps), record.rewards, color="black", linewidth=1)
         axes["curve"].set_ylabel("reward")
+        return_axis = axes["curve"].twinx()
+        return_axis.plot(np.arange(n_steps), record.rewards.cumsum(), color="tab:red", linewidth=1)
+        return_axis.set_ylabel("return so far", color="tab:red")
     else:
         for i, dimension in enumerate(dimensions):
             label = labels[i] if labels else f"obs[{dimension}]"

@@ -21,6 +21,6 @@ model = AsymSAC(
     seed=0,
     device="cpu",
 )
-model.learn(arguments.timesteps, callback=CheckpointCallback(50_000, "outputs/mujoco"), progress_bar=True)
-model.save("outputs/mujoco/final")
+model.learn(arguments.timesteps, callback=CheckpointCallback(50_000, "outputs/half_cheetah"), progress_bar=True)
+model.save("outputs/half_cheetah/final")
 print(evaluate(model, n_eval_episodes=5))
