@@ -58,7 +58,7 @@ class FastUpdate:
             [critic.optimizer for critic in policy.critics],
             [_critic_stack(critic) for critic in policy.critic_targets],
         )
-        self.master = Role([Stack([_linears(policy.master.q_net.q_net)])], [policy.master.optimizer])
+        self.master = Role([Stack([_linears(policy.master.q_net.q_net)])], optimizers=[])  # DQN trains it
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
         self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
@@ -91,7 +91,7 @@ class FastUpdate:
                 th.tensor(model.policy.actor.optimizer.param_groups[0]["lr"]),
                 update_targets,
             ).tolist()
-        names = {"actor_loss": n_options, "critic_loss": len(self.critics.stacks), "ent_coef": n_options}
+        names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
         for name, length in names.items():
@@ -157,7 +157,7 @@ class FastUpdate:
         gradient, (actor_losses, log_probs) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
         new_actors = adam(actors, _concatenate(gradient), lr, self.betas, self.eps)
 
-        old, new, losses = [*actors, *critics], [*new_actors, *new_critics], [actor_losses, critic_losses, ent_coefs]
+        old, new, losses = [*actors, *critics], [*new_actors, *new_critics], [critic_losses, actor_losses, ent_coefs]
         if learned:
             # The gradient of `entropy_loss`.
             gradient = -(log_probs + self.model.target_entropy).mean(dim=1)

@@ -61,13 +61,18 @@ class Role:
     def __init__(self, stacks: Sequence[Stack], optimizers: Sequence[th.optim.Optimizer], targets: Sequence[Stack] = ()):
         self.stacks = stacks
         self.optimizers = optimizers
-        self.parameters = [parameter for stack in stacks for parameter in stack.parameters]
-        self.flat = _flatten(self.parameters)
-        self.target = (
-            _flatten([parameter for stack in targets for parameter in stack.parameters]) if targets else self.flat[:0]
-        )
+        parameters = [parameter for stack in stacks for parameter in stack.parameters]
+        target_parameters = [parameter for stack in targets for parameter in stack.parameters]
+        self.flat = _flatten(parameters)
+        self.target = _flatten(target_parameters) if targets else self.flat[:0]
         self.exp_avg, self.exp_avg_sq = th.zeros_like(self.flat), th.zeros_like(self.flat)
-        self.steps = th.zeros(len(self.parameters), device=self.flat.device)
+        self.steps = th.zeros(len(parameters), device=self.flat.device)
+        self._optimizer_states, start = {}, 0
+        for parameter, step in zip(parameters, self.steps, strict=True):
+            end = start + parameter.numel()
+            moments = {name: getattr(self, name)[start:end].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            self._optimizer_states[parameter] = {"step": step, **moments}
+            start = end
         self.bind()
 
     @property
@@ -77,22 +82,15 @@ class Role:
 
     def bind(self) -> None:
         """Make the optimizers' states views of the flat ones, keeping their values: after loading, they are not."""
-        first = next((o.state[self.parameters[0]] for o in self.optimizers if self.parameters[0] in o.state), None)
-        if first and first["exp_avg"].data_ptr() == self.exp_avg.data_ptr():
-            return
-        owners = {p: optimizer for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
-        start = 0
-        for index, parameter in enumerate(self.parameters):
-            end = start + parameter.numel()
-            state = {
-                "step": self.steps[index],
-                "exp_avg": self.exp_avg[start:end].view_as(parameter),
-                "exp_avg_sq": self.exp_avg_sq[start:end].view_as(parameter),
-            }
-            for name, value in owners[parameter].state[parameter].items():
-                state[name].copy_(value)
-            owners[parameter].state[parameter] = state
-            start = end
+        for optimizer in self.optimizers:
+            parameters = optimizer.param_groups[0]["params"]
+            if optimizer.state.get(parameters[0]) is self._optimizer_states[parameters[0]]:
+                continue
+            for parameter in parameters:
+                views = self._optimizer_states[parameter]
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    views[name].copy_(value)
+                optimizer.state[parameter] = views
 
     def layers(self, flat: th.Tensor) -> list[list[Layer]]:
         """

@@ -67,8 +67,9 @@ def test_same_seed_same_agent(make_agent):
 
 def test_a_loss_that_is_not_finite_changes_nothing(make_pair):
     agents, updates = make_pair()
-    before = parameters(agents[1])
     batch = agents[1].replay_buffer.sample(64)
+    updates[1].step(batch, True)
+    before = parameters(agents[1])
     batch.rewards[3] = float("nan")
     with pytest.raises(FloatingPointError, match=r"The critic loss is \[nan\]"):
         updates[1].step(batch, True)
