@@ -48,7 +48,7 @@ class InForceUpdate(PlainUpdate):
 class InForceAsymSAC(AsymSAC):
     """AsymSAC with that target."""
 
-    def _make_update(self) -> PlainUpdate:
+    def _make_update(self, batch: Batch) -> PlainUpdate:
         return InForceUpdate(self)
 
 

@@ -38,7 +38,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 2_000,
         "small": [4],
         "large": [64, 64],
-        "cost_coefs": (0.03, 0.1, 0.3),
+        "shared": (0.03, 0.1, 0.3),
+        "separate": (0.03, 0.1, 0.3),
         "sac": {"learning_rate": 1e-3, "learning_starts": 100},
     },
     "HalfCheetah-v5": {
@@ -46,7 +47,8 @@ TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 10_000,
         "small": [16, 16],
         "large": [128, 128],
-        "cost_coefs": (0.1, 0.5, 2.0),
+        "shared": (0.1, 0.5, 2.0),
+        "separate": (0.5,),
         "sac": {"learning_starts": 10_000},
     },
 }
@@ -70,7 +72,7 @@ class LearningCurve(BaseCallback):
 
 def runs(task: str) -> list[str]:
     """Labels of the runs of one seed."""
-    asymmetric = [f"{critic}_{coef:g}" for critic in ("shared", "separate") for coef in TASKS[task]["cost_coefs"]]
+    asymmetric = [f"{critic}_{cost_coef:g}" for critic in ("shared", "separate") for cost_coef in TASKS[task][critic]]
     return ["sac_large", "sac_small_large_critic", "sac_small", *asymmetric]
 
 

@@ -23,7 +23,7 @@ from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_asym.update import PlainUpdate
+from sb3_asym.update import Batch, PlainUpdate
 
 UPDATES_WORTH_COMPILING = 10_000
 
@@ -217,14 +217,14 @@ class AsymSAC(SAC):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         self.policy.set_training_mode(True)
-        update = self._update = self._update or self._make_update()
         optimizers = [network.optimizer for network in (*self.policy.actors, *self.policy.critics)]
         self._update_learning_rate(optimizers + ([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]))
         steps = []
         for gradient_step in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            self._update = self._update or self._make_update(batch)
             with self._stop_where_not_finite():
-                steps.append(update.step(batch, gradient_step % self.target_update_interval == 0))
+                steps.append(self._update.step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
@@ -235,15 +235,26 @@ class AsymSAC(SAC):
                 for name, value in zip(self.option_names, values, strict=True):
                     self.logger.record(f"{name}/{key}", value)
 
-    def _make_update(self) -> PlainUpdate | FastUpdate:
+    def _make_update(self, batch: Batch) -> PlainUpdate | FastUpdate:
+        """The compiled update, where it is wanted and works."""
         steps_ahead = self._total_timesteps - self.num_timesteps
-        per_step = self.gradient_steps / (self.train_freq.frequency * self.n_envs) if self.gradient_steps > 0 else 1.0  # type: ignore[union-attr]
-        if self.fast_update is False or (self.fast_update is None and steps_ahead * per_step < UPDATES_WORTH_COMPILING):
+        frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
+        updates_ahead = steps_ahead * self.gradient_steps / frequency if self.gradient_steps > 0 else steps_ahead
+        if self.fast_update is False or (self.fast_update is None and updates_ahead < UPDATES_WORTH_COMPILING):
             return PlainUpdate(self)
         reason = why_not_fast(self)
+        if reason is None:
+            if self.verbose >= 1:
+                print("Compiling the update, which can take up to a minute …")
+            update = FastUpdate(self)
+            try:
+                update.compile(batch)
+                return update
+            except Exception as error:  # torch and the compilers behind it have many
+                reason = f"compiling failed ({str(error).strip().splitlines()[0]})"
         if self.verbose >= 1:
-            print(f"Plain update: {reason}." if reason else "Compiling the update, which can take up to a minute …")
-        return PlainUpdate(self) if reason else FastUpdate(self)
+            print(f"Plain update: {reason}.")
+        return PlainUpdate(self)
 
     def learn(
         self: SelfAsymSAC,

@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from sb3_asym.flat import Activation, Layer, Role, Stack, adam, forward
 from sb3_asym.update import Batch, critic_loss, soft_value
@@ -63,34 +64,28 @@ class FastUpdate:
         self.betas, self.eps = group["betas"], group["eps"]
         self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
 
+    def compile(self, batch: Batch) -> None:
+        """
+        Compile for batches like this one, on copies: nothing is learned yet.
+
+        :param batch: primitive transitions
+        :raises Exception: what torch or the compiler raises where it cannot be done
+        """
+        copies = tree_map(lambda value: value.clone() if isinstance(value, th.Tensor) else value, self._arguments(batch, True))
+        with th.no_grad():
+            self._compiled(*copies)
+
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
         """As :meth:`sb3_asym.update.PlainUpdate.step`."""
         model = self.model
-        for role in (self.actors, self.critics, self.master):
+        for role in (self.actors, self.critics):
             role.bind()
+        arguments = self._arguments(batch, update_targets)
         n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
         with th.no_grad():
-            noise = th.empty(n_options, 2, *batch.actions.shape, device=model.device)
-            for piece in noise.flatten(0, 1):
-                piece.normal_()
-            losses = self._compiled(
-                self.actors.state,
-                self.critics.state,
-                self.critics.target,
-                self._ent_coef_state(),
-                self.master.flat,
-                ReplayBufferSamples(
-                    self._features(batch.observations),
-                    batch.actions,
-                    self._features(batch.next_observations),
-                    batch.dones,
-                    batch.rewards,
-                    model.gamma if batch.discounts is None else batch.discounts,  # type: ignore[arg-type]
-                ),
-                noise,
-                th.tensor(model.policy.actor.optimizer.param_groups[0]["lr"]),
-                update_targets,
-            ).tolist()
+            for noise in arguments[-1].flatten(0, 1):
+                noise.normal_()
+            losses = self._compiled(*arguments).tolist()
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
@@ -101,6 +96,29 @@ class FastUpdate:
             what = next(name for name, values in logged.items() if not math.isfinite(sum(values)))
             raise FloatingPointError(f"The {what.replace('_', ' ')} is {logged[what]}")
         return logged
+
+    def _arguments(self, batch: Batch, update_targets: bool) -> list[Any]:
+        """What ``_update`` takes, the noise still zero."""
+        model, n_options = self.model, self.model.policy.n_options
+        transitions = ReplayBufferSamples(
+            self._features(batch.observations),
+            batch.actions,
+            self._features(batch.next_observations),
+            batch.dones,
+            batch.rewards,
+            model.gamma if batch.discounts is None else batch.discounts,  # type: ignore[arg-type]
+        )
+        return [
+            self.actors.state,
+            self.critics.state,
+            self.critics.target,
+            self._ent_coef_state(),
+            self.master.flat,
+            transitions,
+            th.tensor(model.policy.actor.optimizer.param_groups[0]["lr"]),
+            update_targets,
+            th.zeros(n_options, 2, *batch.actions.shape, device=model.device),
+        ]
 
     def _ent_coef_state(self) -> list[th.Tensor]:
         """log α and its optimizer's state, or α alone where it is fixed."""
@@ -126,9 +144,9 @@ class FastUpdate:
         ent_coef_state: list[th.Tensor],
         master: th.Tensor,
         batch: ReplayBufferSamples,
-        noise: th.Tensor,
         lr: th.Tensor,
         update_targets: bool,
+        noise: th.Tensor,
     ) -> th.Tensor:
         """The whole step, in the order of SB3's ``SAC.train``; changes its tensors in place, unless a loss is not finite."""
         obs = batch.observations

@@ -93,6 +93,14 @@ def test_what_it_does_not_cover_falls_back_with_one_line(make_agent, capsys, kwa
     assert f"Plain update: {why_not_fast(agent)}." in capsys.readouterr().out
 
 
+def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    agent = make_agent(fast_update=True, verbose=1, batch_size=17).learn(30)  # a size not compiled before
+    assert isinstance(agent._update, PlainUpdate)
+    assert "Plain update: compiling failed" in capsys.readouterr().out
+
+
 def test_short_runs_are_not_compiled(make_agent):
     agent = make_agent(fast_update=None)
     agent.learn(30)
