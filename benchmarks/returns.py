@@ -45,7 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "HalfCheetah-v5": {
         "timesteps": 150_000,
         "eval_every": 10_000,
-        "small": [16, 16],
+        "small": [4, 4],
         "large": [128, 128],
         "shared": (0.1, 0.5, 2.0),
         "separate": (0.5,),

@@ -16,7 +16,7 @@ model = AsymSAC(
     arguments.env,
     cost_coef=0.5,
     learning_starts=min(10_000, arguments.timesteps // 5),
-    policy_kwargs={"sub_net_archs": {"small": [16, 16], "large": [128, 128]}},
+    policy_kwargs={"sub_net_archs": {"small": [4, 4], "large": [128, 128]}},
     tensorboard_log="outputs/tensorboard",
     seed=0,
     device="cpu",
