@@ -60,7 +60,7 @@ def table(result: dict[str, Any]) -> str:
     large_flops = rows_by_run["sac_large"][0]["flops_per_inference"] if "sac_large" in rows_by_run else None
     for run, rows in rows_by_run.items():
         flops = [row["flops_per_inference"] for row in rows]
-        reduction = f"{1 - np.mean(flops) / large_flops:.0%}" if large_flops else ""
+        reduction = f"{1 - np.mean(flops) / large_flops:.1%}" if large_flops else ""
         cells = [label(run), str(len(rows)), spread([row["mean_reward"] for row in rows])]
         if run in STOCK:
             cells += ["", f"{flops[0]:,.0f}", reduction, "", "", ""]
@@ -95,6 +95,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     lines = {label(run): np.array([row["curve"] for row in rows]) for run, rows in by_run(result).items()}
     data = {name: (rows[0, :, 0], rows[:, :, 1]) for name, rows in lines.items()}
     learning_curves(data, title="learning curves (lowest to highest seed)", axes=curves)
+    curves.get_legend().remove()  # the colors are those on the left
     figure.savefig(path, dpi=110)
 
 

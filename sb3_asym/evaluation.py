@@ -283,7 +283,7 @@ class EpisodeRecord:
     frames: dict[int, np.ndarray]
 
 
-def record_episode(model: AsymSAC, env: GymEnv | None = None, seed: int = 0, n_frames: int = 8) -> EpisodeRecord:
+def record_episode(model: AsymSAC, env: GymEnv | None = None, seed: int = 0, n_frames: int = 10) -> EpisodeRecord:
     """
     :param model: the agent
     :param env: where to drive, by default as for :func:`evaluate`; the first of its envs is recorded, and pictures are

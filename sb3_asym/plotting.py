@@ -59,7 +59,7 @@ def timeline(
     figure = Figure(figsize=(10, 1.3 * sum(ratios.values()) + 0.6), layout="constrained")
     axes = dict(zip(ratios, figure.subplots(len(ratios), height_ratios=list(ratios.values())), strict=True))
     if record.frames:
-        _draw_frames(axes["frames"], record.frames, n_steps)
+        _draw_frames(axes["frames"], record.frames)
     colors = option_colors(len(record.option_names))
     for start, end, option in runs_of_options(record.options):
         for axis, alpha in ((axes["strip"], 1.0), (axes["curve"], 0.25)):
@@ -129,10 +129,9 @@ def learning_curves(
     return _save(axes.get_figure(root=True), path)
 
 
-def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray], n_steps: int) -> None:
-    """Up to eight pictures, side by side above the steps at which they were taken."""
-    steps = sorted(frames)
-    chosen = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, 8).astype(int))]
+def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray]) -> None:
+    """Up to ten pictures, evenly spaced, side by side above the steps at which they were taken."""
+    chosen = sorted(frames)[:: -(-len(frames) // 10)]
     width = 1 / len(chosen)
     axis.axis("off")
     for i, step in enumerate(chosen):
