@@ -249,6 +249,7 @@ class AsymSAC(SAC):
             update = FastUpdate(self)
             try:
                 update.compile(batch)
+                self.master.fast_update = update.master_update
                 return update
             except Exception as error:  # torch and the compilers behind it have many
                 reason = f"compiling failed ({str(error).strip().splitlines()[0]})"

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from sb3_asym.flat import Activation, Layer, Role, Stack, adam, forward
+from sb3_asym.fast_master import FastMasterUpdate
+from sb3_asym.flat import Activation, Layer, Role, Stack, adam, concatenate, forward
 from sb3_asym.update import Batch, critic_loss, soft_value
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def squashed_gaussian(outputs: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, 
 
 class FastUpdate:
     """
-    One gradient step of every sub-policy, compiled.
+    One gradient step of every sub-policy, compiled, and in ``master_update`` that of the master.
 
     :param model: the agent, set up; see :func:`why_not_fast`
     """
@@ -59,7 +60,12 @@ class FastUpdate:
             [critic.optimizer for critic in policy.critics],
             [_critic_stack(critic) for critic in policy.critic_targets],
         )
-        self.master = Role([Stack([_linears(policy.master.q_net.q_net)])], optimizers=[])  # DQN trains it
+        self.master = Role(
+            [Stack([_linears(policy.master.q_net.q_net)])],
+            [policy.master.optimizer],
+            [Stack([_linears(policy.master.q_net_target.q_net)])],
+        )
+        self.master_update = FastMasterUpdate(model.master, self.master, self.activation)
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
         self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
@@ -162,7 +168,7 @@ class FastUpdate:
             return losses.sum(), losses
 
         gradient, critic_losses = th.func.grad(critic_objective, has_aux=True)(self.critics.layers(critics[0]))
-        new_critics = adam(critics, _concatenate(gradient), lr, self.betas, self.eps)
+        new_critics = adam(critics, concatenate(gradient), lr, self.betas, self.eps)
         critic_stacks = self.critics.layers(new_critics[0])
 
         def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
@@ -173,7 +179,7 @@ class FastUpdate:
             return losses.sum(), (losses, th.stack([log_prob for _, log_prob in samples]))
 
         gradient, (actor_losses, log_probs) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
-        new_actors = adam(actors, _concatenate(gradient), lr, self.betas, self.eps)
+        new_actors = adam(actors, concatenate(gradient), lr, self.betas, self.eps)
 
         old, new, losses = [*actors, *critics], [*new_actors, *new_critics], [critic_losses, actor_losses, ent_coefs]
         if learned:
@@ -267,8 +273,3 @@ def _actor_stack(actor: Any) -> Stack:
 def _critic_stack(critic: Any) -> Stack:
     """All q-networks of a critic."""
     return Stack([_linears(q_network) for q_network in critic.q_networks])
-
-
-def _concatenate(gradients: list[list[Layer]]) -> th.Tensor:
-    """Gradients of all stacks, flat, in the order of the weights."""
-    return th.cat([gradient.reshape(-1) for layers in gradients for layer in layers for gradient in layer])

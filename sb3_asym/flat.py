@@ -133,6 +133,14 @@ def forward(layers: Sequence[Layer], inputs: th.Tensor, activation: Activation) 
     return hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
 
 
+def concatenate(stacks: Sequence[Sequence[Layer]]) -> th.Tensor:
+    """
+    :param stacks: layers of each stack, or their gradients
+    :return: all of them flat, as :class:`Role` keeps them
+    """
+    return th.cat([tensor.reshape(-1) for layers in stacks for layer in layers for tensor in layer])
+
+
 def adam(
     state: list[th.Tensor], gradient: th.Tensor, lr: th.Tensor, betas: tuple[float, float], eps: float
 ) -> list[th.Tensor]:

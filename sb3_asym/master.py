@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_asym.buffers import OptionMemory
+from sb3_asym.fast_master import FastMasterUpdate
 from sb3_asym.options import check_cost_coef
 
 MASTER_ARGUMENTS = (
@@ -85,6 +86,7 @@ class MasterDQN(DQN):
         self.memory = memory
         self.replay_buffer = _OptionReplay(self)  # type: ignore[assignment]
         self.exploration_rate = self.exploration_initial_eps
+        self.fast_update: FastMasterUpdate | None = None  # set where the sub-policies' update is compiled too
         self._setup_model()
 
     @property
@@ -129,6 +131,16 @@ class MasterDQN(DQN):
         if due and gradient_steps > 0 and self.memory.can_sample():
             self.train(gradient_steps, self.batch_size)
             self.policy.set_training_mode(False)
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        if self.fast_update is None:
+            super().train(gradient_steps, batch_size)
+            return
+        self._update_learning_rate(self.policy.optimizer)
+        losses = [self.fast_update.step(batch_size, self._vec_normalize_env) for _ in range(gradient_steps)]
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", np.mean(losses))
 
     def counters(self) -> dict[str, float]:
         """

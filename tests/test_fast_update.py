@@ -1,5 +1,7 @@
 """The compiled update learns the same as the plain one."""
 
+from operator import attrgetter
+
 import numpy as np
 import pytest
 import torch as th
@@ -19,7 +21,8 @@ def parameters(agent):
 @pytest.fixture
 def make_pair(make_agent):
     def make(**kwargs):
-        agents = [make_agent(policy_kwargs=NETS, learning_starts=100, **kwargs).learn(60) for _ in range(2)]
+        settings = {"policy_kwargs": NETS, "learning_starts": 100, **kwargs}
+        agents = [make_agent(**settings).learn(60) for _ in range(2)]
         return agents, [PlainUpdate(agents[0]), FastUpdate(agents[1])]
 
     return make
@@ -41,6 +44,19 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
         for name, values in losses[0].items():
             assert losses[1][name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_masters_step_equals_that_of_dqn(make_pair):
+    (plain, fast), (_, update) = make_pair(learning_starts=0, gradient_steps=0, master_kwargs=dict(gradient_steps=0))
+    fast.master.fast_update = update.master_update
+    for i in range(3):
+        for agent in (plain, fast):
+            np.random.seed(i)
+            agent.master.train(1, 32)
+    for part in ("policy", "policy.optimizer"):
+        leaves = (th.utils._pytree.tree_leaves(attrgetter(part)(agent.master).state_dict()) for agent in (plain, fast))
+        for value, other in zip(*leaves, strict=True):
+            th.testing.assert_close(value, other, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpoints_move_between_both(make_agent, tmp_path):

@@ -1,0 +1,69 @@
+"""The master's update, SB3's ``DQN.train``, as one compiled graph."""
+
+from __future__ import annotations  # torch.compile does not trace the annotations of inner functions
+
+from typing import TYPE_CHECKING
+
+import torch as th
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch.nn import functional as F
+
+from sb3_asym.flat import Activation, Layer, Role, adam, concatenate, forward
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    from sb3_asym.master import MasterDQN
+
+
+class FastMasterUpdate:
+    """
+    One gradient step of the master on one batch of option transitions.
+
+    :param master: whose loss is minimized
+    :param role: its q-network, flat, with the target network
+    :param activation: of its q-network
+    """
+
+    def __init__(self, master: MasterDQN, role: Role, activation: Activation):
+        self.master = master
+        self.role = role
+        self.activation = activation
+        group = master.policy.optimizer.param_groups[0]
+        self.betas, self.eps = group["betas"], group["eps"]
+        self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
+
+    def step(self, batch_size: int, env: VecNormalize | None) -> float:
+        """
+        :param batch_size: option transitions to sample
+        :param env: normalizes observations and rewards
+        :return: the loss; if it is not finite, nothing was changed
+        """
+        self.role.bind()
+        batch = self.master.replay_buffer.sample(batch_size, env=env)  # type: ignore[union-attr]
+        q_net = self.master.q_net
+        features = {
+            name: q_net.extract_features(getattr(batch, name), q_net.features_extractor)
+            for name in ("observations", "next_observations")
+        }
+        lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"])
+        with th.no_grad():
+            return self._compiled(self.role.state, self.role.target, batch._replace(**features), lr).item()
+
+    def _update(self, state: list[th.Tensor], target: th.Tensor, batch: ReplayBufferSamples, lr: th.Tensor) -> th.Tensor:
+        """Temporal-difference error of DQN (Mnih et al. 2015) with the options' discounts; Huber loss, clipped gradient."""
+        next_q_values = forward(self.role.layers(target)[0], batch.next_observations, self.activation)[0]
+        next_value = next_q_values.max(dim=1, keepdim=True).values
+        targets = batch.rewards + (1 - batch.dones) * batch.discounts * next_value  # type: ignore[operator]
+
+        def objective(stacks: list[list[Layer]]) -> th.Tensor:
+            q_values = forward(stacks[0], batch.observations, self.activation)[0]
+            return F.smooth_l1_loss(q_values.gather(1, batch.actions), targets)
+
+        gradients, loss = th.func.grad_and_value(objective)(self.role.layers(state[0]))
+        gradient = concatenate(gradients)
+        # As torch.nn.utils.clip_grad_norm_ does it.
+        gradient = gradient * (self.master.max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
+        for tensor, value in zip(state, adam(state, gradient, lr, self.betas, self.eps), strict=True):
+            tensor.copy_(th.where(th.isfinite(loss), value, tensor))
+        return loss
