@@ -52,9 +52,9 @@ class AsymSAC(SAC):
         is a SAC of its own
     :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``sb3_asym.master.MASTER_ARGUMENTS``).
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
-        ``train_freq`` and ``target_update_interval`` are ``option_length``, ``exploration_final_eps`` is 0.2: what a
-        sub-policy is worth can only be learned where it drives. ``buffer_size`` limits the master to options that started
-        within that many of the latest env steps.
+        ``train_freq`` and ``target_update_interval`` are one step, ``exploration_final_eps`` is 0.2: what a sub-policy is
+        worth can only be learned where it drives. ``buffer_size`` limits the master to options that started within that
+        many of the latest env steps.
     :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
         that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
     :param kwargs: SAC's arguments
@@ -117,8 +117,8 @@ class AsymSAC(SAC):
             batch_size=self.batch_size,
             learning_starts=self.learning_starts,
             tau=self.tau,
-            train_freq=self.option_length,
-            target_update_interval=self.option_length * self.n_envs,
+            train_freq=1,
+            target_update_interval=self.n_envs,
             exploration_final_eps=0.2,
         )
         costs = np.array([cost.flops for cost in self.policy.option_costs], dtype=np.float64)
@@ -177,6 +177,7 @@ class AsymSAC(SAC):
         with th.no_grad(), self._stop_where_not_finite():
             self._option_state = self.policy.advance(obs, n_envs, self._option_state, None, self.master.choose)
             scaled = self.policy.actions(obs, self._option_state.option).cpu().numpy()
+            check_finite(scaled, "action")
         scaled = scaled.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)

@@ -92,7 +92,8 @@ class MasterDQN(DQN):
     @property
     def costs_per_step(self) -> np.ndarray:
         """λ·c_ω at the present progress of training, ``(n_options,)``, in units of return per step."""
-        cost_coef = self.cost_coef_schedule(self._current_progress_remaining)
+        # With several envs, the last step may go beyond the end of training.
+        cost_coef = self.cost_coef_schedule(max(self._current_progress_remaining, 0.0))
         check_cost_coef(cost_coef)
         return cost_coef * self.costs
 

@@ -186,7 +186,13 @@ class AsymSACPolicy(SACPolicy):
 
     def _act(self, option: int, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
         actor = self.actors[option]
-        return mean_action(actor, obs) if deterministic else actor(obs, deterministic=False)
+        if deterministic:
+            return mean_action(actor, obs)
+        if actor.use_sde:
+            return actor(obs)
+        # What the actor's distribution does, without building one.
+        mean, log_std, _ = actor.get_action_dist_params(obs)
+        return th.tanh(mean + log_std.exp() * th.randn_like(mean))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Action of options that start here."""
