@@ -1,8 +1,10 @@
 """AsymSAC: SAC with sub-policies of several sizes and a master that picks, every few steps, which of them drives."""
 
+import inspect
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import Signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, TypeVar
@@ -347,6 +349,17 @@ class AsymSAC(SAC):
         networks = [f"policy.{kind}.{i}" for kind in ("actors", "critics") for i in range(len(getattr(self.policy, kind)))]
         optimizers = [f"{network}.optimizer" for network in [*networks, "policy.master"]]
         return [name for name in state_dicts if name not in ("actor.optimizer", "critic.optimizer")] + optimizers, variables
+
+
+def _with_the_arguments_of_sac(signature: Signature) -> Signature:
+    """What ``help`` shows: SAC's arguments in their order, then ours."""
+    arguments = [p for p in inspect.signature(SAC.__init__).parameters.values() if p.name not in signature.parameters]
+    own = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+    return signature.replace(parameters=[*first, *arguments, *(p for p in own if p.kind is p.KEYWORD_ONLY)])
+
+
+AsymSAC.__init__.__signature__ = _with_the_arguments_of_sac(inspect.signature(AsymSAC.__init__))  # type: ignore[attr-defined]
 
 
 def check_finite(values: Any, what: str, rows: bool = True) -> None:
