@@ -118,8 +118,13 @@ def demo_table(report: dict[str, Any]) -> str:
 def overhead_table(result: dict[str, Any]) -> str:
     """Markdown: time as multiples of stock SAC's."""
     lines = ["| time ÷ stock SAC of the large size | shared critic | separate critics |", "|---|---|---|"]
-    for key, name in {"predict_time_over_sac": "`predict`", "learn_time_over_sac": "`learn`, plain update"}.items():
-        lines.append(f"| {name} | {result[key]['shared']:.2f} | {result[key]['separate']:.2f} |")
+    for name, key, update in (
+        ("`predict`", "predict_time_over_sac", "plain"),
+        ("`learn`, plain update", "learn_time_over_sac", "plain"),
+        ("`learn`, compiled update", "learn_time_over_sac", "compiled"),
+    ):
+        shared, separate = (result[key][f"{critic}, {update}"] for critic in ("shared", "separate"))
+        lines.append(f"| {name} | {shared:.2f} | {separate:.2f} |")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ from tqdm import trange
 
 from sb3_asym import AsymSAC, __version__
 
-N_ROUNDS = 9
+N_ROUNDS = 7
 N_PREDICTS = 2_000
 N_STEPS = 500
 OUTPUT = Path(__file__).parent / "results" / "overhead.json"
@@ -26,11 +26,12 @@ ASYM = {"policy_kwargs": {"sub_net_archs": {"small": [8, 8], "large": [64, 64]}}
 
 
 def make_models() -> dict[str, SAC]:
-    """Stock SAC of the large size, and AsymSAC with each kind of critic, warmed up; the update is the plain one."""
+    """Stock SAC of the large size, and AsymSAC with each kind of critic and update, warmed up."""
     common = {"env": "Pendulum-v1", "learning_starts": 100, "seed": 0, "device": "cpu"}
     models: dict[str, SAC] = {"SAC": SAC("MlpPolicy", policy_kwargs={"net_arch": [64, 64]}, **common)}
     for critic in ("shared", "separate"):
-        models[critic] = AsymSAC("MlpPolicy", critic=critic, fast_update=False, **ASYM, **common)
+        for update, fast_update in {"plain": False, "compiled": True}.items():
+            models[f"{critic}, {update}"] = AsymSAC("MlpPolicy", critic=critic, fast_update=fast_update, **ASYM, **common)
     for model in models.values():
         model.learn(300)
     return models
