@@ -51,7 +51,7 @@ class Stack:
 
 class Role:
     """
-    All networks that one kind of update trains, with their optimizers' state, in flat tensors.
+    All networks that one kind of update trains, with their optimizers' state, in flat tensors. Call ``bind`` before use.
 
     :param stacks: the networks
     :param optimizers: the Adam optimizers of their parameters
@@ -73,7 +73,6 @@ class Role:
             moments = {name: getattr(self, name)[start:end].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
             self._optimizer_states[parameter] = {"step": step, **moments}
             start = end
-        self.bind()
 
     @property
     def state(self) -> list[th.Tensor]:
