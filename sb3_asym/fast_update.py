@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch as th
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
@@ -140,7 +139,7 @@ class FastUpdate:
 
     def _features(self, obs: PyTorchObs) -> th.Tensor:
         actor = self.model.policy.actor
-        return actor.features_extractor(preprocess_obs(obs, actor.observation_space, normalize_images=actor.normalize_images))
+        return actor.extract_features(obs, actor.features_extractor)
 
     def _update(
         self,

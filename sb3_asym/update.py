@@ -76,7 +76,7 @@ class PlainUpdate:
         :param batch: primitive transitions
         :param update_targets: whether to move the target critics too
         :return: losses and entropy coefficients by name, one for each sub-policy (``critic_loss``: for each critic)
-        :raises FloatingPointError: if a loss is not finite; nothing is changed by that step
+        :raises FloatingPointError: if a loss is not finite; it changes nothing, unlike those minimized before it in the step
         """
         model, policy = self.model, self.model.policy
         if model.use_sde:
