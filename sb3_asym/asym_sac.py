@@ -19,13 +19,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
-from sb3_asym.buffers import OptionMemory, make_option_memory
+from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
 from sb3_asym.costs import mean_flops
 from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_asym.update import Batch, PlainUpdate
+from sb3_asym.update import PlainUpdate
 
 UPDATES_WORTH_COMPILING = 10_000
 
@@ -112,7 +112,7 @@ class AsymSAC(SAC):
         if self.ent_coef_optimizer is not None and self.log_ent_coef is not None:
             # One entropy coefficient for each sub-policy.
             self.log_ent_coef = self.log_ent_coef.detach().repeat(n_options).requires_grad_(True)
-            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
         self._set_option_memory(make_option_memory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
         defaults = dict(
             learning_rate=self.learning_rate,
@@ -219,19 +219,18 @@ class AsymSAC(SAC):
     # --- learning ---
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        self.policy.set_training_mode(True)
         optimizers = [network.optimizer for network in (*self.policy.actors, *self.policy.critics)]
         self._update_learning_rate(optimizers + ([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]))
         steps = []
         for gradient_step in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            batch = sample_transitions(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
             self._update = self._update or self._make_update(batch)
             with self._stop_where_not_finite():
                 steps.append(self._update.step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
-            values = np.mean([step[key] for step in steps], axis=0)
+            values = np.mean([step[key] for step in steps], axis=0) if len(steps) > 1 else steps[0][key]
             # SAC's own keys are the largest sub-policy's.
             self.logger.record(f"train/{key}", values[-1])
             if len(values) == len(self.option_names):

@@ -8,12 +8,15 @@ sub-policies sample it from the buffer while the master samples whole options fr
 from typing import Any
 
 import numpy as np
+import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_asym.options import NO_OPTION, option_return
+
+Batch = ReplayBufferSamples | DictReplayBufferSamples
 
 
 class OptionMemory:
@@ -37,8 +40,11 @@ class OptionMemory:
         self.options = np.full(shape, NO_OPTION, dtype=np.int8)
         # Where an option started: the steps it ran, known once it has ended. Zero everywhere else.
         self.lengths = np.zeros(shape, dtype=np.int32)
+        # Where options started that can be sampled once they have ended: flat indices (row · n_envs + env), oldest first,
+        # in a ring that `_first` and `_end` count around.
+        self._starts = np.zeros(replay_buffer.buffer_size * replay_buffer.n_envs, dtype=np.int64)
+        self._first = self._end = self._n_complete = 0
         self._running = np.zeros(replay_buffer.n_envs, dtype=np.int64)
-        self._n_complete = 0
 
     def add(self, options: np.ndarray, started: np.ndarray, ended: np.ndarray) -> None:
         """
@@ -48,36 +54,45 @@ class OptionMemory:
         :param started: ``(n_envs,)`` True where this is the option's first step
         :param ended: ``(n_envs,)`` True where this is its last step: it ran its full length, or the episode ended
         """
-        pos, size = self.replay_buffer.pos, self.replay_buffer.buffer_size
+        pos, size, n_envs = self.replay_buffer.pos, self.replay_buffer.buffer_size, self.replay_buffer.n_envs
+        n_kept = self._n_kept()
+        while self._first < self._end:
+            start = self._starts[self._first % len(self._starts)]
+            if (pos - 1 - start // n_envs) % size + 1 < n_kept:
+                break
+            self._n_complete -= int(self.lengths.flat[start] > 0)
+            self.lengths.flat[start] = 0
+            self._first += 1
         self.options[pos] = options
-        # With optimize_memory_usage, the next observation overwrites the row that follows.
-        for row in (pos, (pos + 1) % size) if self.replay_buffer.optimize_memory_usage else (pos,):
-            self._n_complete -= int(np.count_nonzero(self.lengths[row]))
-            self.lengths[row] = 0
+        known = options != NO_OPTION
+        new = np.flatnonzero(started & known)
+        self._starts[np.arange(self._end, self._end + len(new)) % len(self._starts)] = pos * n_envs + new
+        self._end += len(new)
         self._running = np.where(started, 1, np.where(self._running > 0, self._running + 1, 0))
-        # An option as long as the whole buffer has overwritten its own start.
-        complete = np.flatnonzero(ended & (self._running > 0) & (self._running < size) & (options != NO_OPTION))
+        # A longer option has lost its own start.
+        complete = np.flatnonzero(ended & known & (self._running > 0) & (self._running <= n_kept))
         self.lengths[(pos - self._running[complete] + 1) % size, complete] = self._running[complete]
         self._n_complete += len(complete)
         self._running[ended] = 0
+
+    def _n_kept(self) -> int:
+        """Number of latest rows, the one that is written now included, from which can be sampled."""
+        buffer = self.replay_buffer
+        # With optimize_memory_usage, the next observation overwrites the row that follows.
+        size = buffer.buffer_size - buffer.optimize_memory_usage
+        return size if self.recent_steps is None else min(size, max(self.recent_steps // buffer.n_envs, 1))
 
     def size(self) -> int:
         """
         :return: number of option transitions that can be sampled
         """
-        return int(np.count_nonzero(self._valid(*self._indices(np.arange(self._n_recent())))))
+        return int(np.count_nonzero(self._valid(self._candidates())))
 
     def can_sample(self) -> bool:
         """
         :return: whether there is a complete option transition
         """
-        return self._n_complete > 0 and (self.recent_steps is None or self._any_valid())
-
-    def _any_valid(self) -> bool:
-        """Looks from the latest transitions back, so that it need not go far."""
-        n_recent = self._n_recent()
-        chunks = (np.arange(start, min(start + 4096, n_recent)) for start in range(0, n_recent, 4096))
-        return any(self._valid(*self._indices(chunk)).any() for chunk in chunks)
+        return self._n_complete > 0
 
     def sample(self, batch_size: int, env: VecNormalize | None = None, costs: np.ndarray | None = None) -> ReplayBufferSamples:
         """
@@ -90,93 +105,82 @@ class OptionMemory:
             ended, whether the episode terminated there, discounted net rewards, and discounts γ^k
         :raises RuntimeError: if there is no complete option yet
         """
-        starts, envs = self._draw(batch_size)
-        lengths = self.lengths[starts, envs]
-        last = (starts + lengths - 1) % self.replay_buffer.buffer_size
+        buffer = self.replay_buffer
+        starts = self._draw(batch_size)
+        lengths = _rows(self.lengths, starts)
         # What follows the end of an option may belong to another episode: repeat its last step instead.
-        steps = np.minimum(np.arange(self.option_length), lengths[:, None] - 1)
-        steps = (starts[:, None] + steps) % self.replay_buffer.buffer_size
-        goals = self._sample_goals(starts, envs)
-        options = self.options[starts, envs].astype(np.int64)
-        rewards = self._rewards(steps, envs, goals)
+        ages = np.minimum(np.arange(self.option_length), lengths[:, None] - 1)
+        steps = (starts[:, None] + ages * buffer.n_envs) % self.lengths.size
+        last = steps[:, -1]
+        goals = self._sample_goals(starts)
+        options = _rows(self.options, starts).astype(np.int64)
+        rewards = self._rewards(steps, goals)
         net_rewards = rewards if costs is None else rewards - costs[options][:, None]
-        normalized = self.replay_buffer._normalize_reward(net_rewards, env)
+        normalized = buffer._normalize_reward(net_rewards, env)
         returns, discounts = option_return(normalized, lengths, self.gamma)
         # Truncated episodes bootstrap where the buffer tells them from terminated ones.
-        dones = self.replay_buffer.dones[last, envs] * (1 - self.replay_buffer.timeouts[last, envs])
+        dones = _rows(buffer.dones, last) * (1 - _rows(buffer.timeouts, last))
         return ReplayBufferSamples(
-            observations=self._observations(starts, envs, goals, env),
-            actions=self.replay_buffer.to_torch(options.reshape(-1, 1)),
-            next_observations=self._observations(last, envs, goals, env, after=True),
-            dones=self.replay_buffer.to_torch(dones.reshape(-1, 1)),
-            rewards=self.replay_buffer.to_torch(returns.astype(np.float32).reshape(-1, 1)),
-            discounts=self.replay_buffer.to_torch(discounts.astype(np.float32).reshape(-1, 1)),
+            observations=self._observations(starts, goals, env),
+            actions=self._to_torch(options.reshape(-1, 1)),
+            next_observations=self._observations(last, goals, env, after=True),
+            dones=self._to_torch(dones.reshape(-1, 1)),
+            rewards=self._to_torch(returns.astype(np.float32).reshape(-1, 1)),
+            discounts=self._to_torch(discounts.astype(np.float32).reshape(-1, 1)),
         )
 
-    def _indices(self, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row and env indices of the transitions that are so many steps old."""
-        rows = (self.replay_buffer.pos - 1 - ages) % self.replay_buffer.buffer_size
-        grid = np.meshgrid(rows, np.arange(self.replay_buffer.n_envs), indexing="ij")
-        return grid[0].ravel(), grid[1].ravel()
+    def _to_torch(self, array: np.ndarray) -> th.Tensor:
+        """Without the copy that ``replay_buffer.to_torch`` makes."""
+        return th.as_tensor(array, device=self.replay_buffer.device)
 
-    def _n_recent(self) -> int:
-        """Number of latest rows of the buffer that may be sampled."""
-        size = self.replay_buffer.size()
-        if self.recent_steps is None:
-            return size
-        return min(size, max(self.recent_steps // self.replay_buffer.n_envs, 1))
+    def _candidates(self) -> np.ndarray:
+        """Where options started that may have ended, oldest first, as flat indices."""
+        return self._starts[np.arange(self._first, self._end) % len(self._starts)]
 
-    def _valid(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
-        """True where a complete option started."""
-        return self.lengths[rows, envs] > 0
+    def _valid(self, starts: np.ndarray) -> np.ndarray:
+        """True where the option has ended."""
+        return _rows(self.lengths, starts) > 0
 
-    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and envs of ``batch_size`` uniformly drawn option starts: by rejection, as one in ``option_length`` is one."""
-        rows_found, envs_found, missing = [], [], batch_size
-        for _ in range(16):
-            n_draws = 2 * missing * self.option_length
-            rows = (
-                self.replay_buffer.pos - 1 - np.random.randint(0, self._n_recent(), n_draws)
-            ) % self.replay_buffer.buffer_size
-            envs = np.random.randint(0, self.replay_buffer.n_envs, n_draws)
-            accepted = np.flatnonzero(self._valid(rows, envs))[:missing]
-            rows_found.append(rows[accepted])
-            envs_found.append(envs[accepted])
-            missing -= len(accepted)
-            if missing == 0:
-                return np.concatenate(rows_found), np.concatenate(envs_found)
-        # So few options that rejection is slow: list them all.
-        rows, envs = self._indices(np.arange(self._n_recent()))
-        candidates = np.flatnonzero(self._valid(rows, envs))
-        if len(candidates) == 0:
-            raise RuntimeError("There is no complete option to sample yet: let more steps pass before learning starts.")
-        drawn = np.random.choice(candidates, missing)
-        return np.concatenate([*rows_found, rows[drawn]]), np.concatenate([*envs_found, envs[drawn]])
+    def _draw(self, batch_size: int) -> np.ndarray:
+        """``batch_size`` uniformly drawn option starts: by rejection, as few options are still running."""
+        found: list[np.ndarray] = []
+        missing = batch_size
+        for _ in range(4):
+            starts = self._starts[np.random.randint(self._first, max(self._end, self._first + 1), missing) % len(self._starts)]
+            valid = self._valid(starts)
+            if not found and valid.all():
+                return starts
+            found.append(starts[valid])
+            missing -= len(found[-1])
+        if missing > 0:
+            candidates = self._candidates()
+            candidates = candidates[self._valid(candidates)]
+            if len(candidates) == 0:
+                raise RuntimeError("There is no complete option to sample yet: let more steps pass before learning starts.")
+            found.append(np.random.choice(candidates, missing))
+        return np.concatenate(found)
 
-    def _sample_goals(self, starts: np.ndarray, envs: np.ndarray) -> np.ndarray | None:
+    def _sample_goals(self, starts: np.ndarray) -> np.ndarray | None:
         """Goals that replace the desired ones, if any."""
         return None
 
-    def _rewards(self, steps: np.ndarray, envs: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
+    def _rewards(self, steps: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
         """Rewards of the primitive steps, ``(batch, option_length)``, in the env's own scale."""
-        return self.replay_buffer.rewards[steps, envs[:, None]]
+        return _rows(self.replay_buffer.rewards, steps)
 
-    def _observations(
-        self, rows: np.ndarray, envs: np.ndarray, goals: np.ndarray | None, env: VecNormalize | None, after: bool = False
-    ) -> Any:
+    def _observations(self, steps: np.ndarray, goals: np.ndarray | None, env: VecNormalize | None, after: bool = False) -> Any:
         """Observations before (or ``after``) the given primitive steps, normalized, as tensors."""
         buffer = self.replay_buffer
         if after and buffer.optimize_memory_usage and isinstance(buffer.observations, np.ndarray):
-            source, rows = buffer.observations, (rows + 1) % buffer.buffer_size
+            source, steps = buffer.observations, (steps + buffer.n_envs) % self.lengths.size
         else:
             source = buffer.next_observations if after else buffer.observations
-        obs: Any = (
-            {key: value[rows, envs] for key, value in source.items()} if isinstance(source, dict) else source[rows, envs]
-        )
+        is_dict = isinstance(source, dict)
+        obs: Any = {key: _rows(source[key], steps) for key in source} if is_dict else _rows(source, steps)
         if goals is not None:
             obs["desired_goal"] = goals
         obs = buffer._normalize_obs(obs, env)
-        return {key: buffer.to_torch(value) for key, value in obs.items()} if isinstance(obs, dict) else buffer.to_torch(obs)
+        return {key: self._to_torch(value) for key, value in obs.items()} if is_dict else self._to_torch(obs)
 
 
 class HerOptionMemory(OptionMemory):
@@ -187,39 +191,70 @@ class HerOptionMemory(OptionMemory):
 
     replay_buffer: HerReplayBuffer
 
-    def _valid(self, rows: np.ndarray, envs: np.ndarray) -> np.ndarray:
+    def _valid(self, starts: np.ndarray) -> np.ndarray:
         """As HER, sample only from episodes that have ended."""
-        return super()._valid(rows, envs) & (self.replay_buffer.ep_length[rows, envs] > 0)
+        return super()._valid(starts) & (_rows(self.replay_buffer.ep_length, starts) > 0)
 
     def can_sample(self) -> bool:
-        return super().can_sample() and self._any_valid()
+        """Looks from the oldest options on, so that it need not go far."""
+        candidates = self._candidates()
+        return any(self._valid(candidates[i : i + 4096]).any() for i in range(0, len(candidates), 4096))
 
-    def _sample_goals(self, starts: np.ndarray, envs: np.ndarray) -> np.ndarray:
+    def _sample_goals(self, starts: np.ndarray) -> np.ndarray:
         """HER's share of the batch gets a goal that the episode achieved later, the rest keeps its own."""
-        goals = self.replay_buffer.observations["desired_goal"][starts, envs]
+        goals = _rows(self.replay_buffer.observations["desired_goal"], starts)
         n_virtual = int(self.replay_buffer.her_ratio * len(starts))
         if n_virtual > 0:
-            goals[:n_virtual] = self.replay_buffer._sample_goals(starts[:n_virtual], envs[:n_virtual])
+            goals[:n_virtual] = self.replay_buffer._sample_goals(*divmod(starts[:n_virtual], self.replay_buffer.n_envs))
         return goals
 
-    def _rewards(self, steps: np.ndarray, envs: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
+    def _rewards(self, steps: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
         assert goals is not None
         assert self.replay_buffer.env is not None
-        rewards = self.replay_buffer.rewards[steps, envs[:, None]]
+        rewards = super()._rewards(steps, goals)
         n_virtual = int(self.replay_buffer.her_ratio * len(steps))
         if n_virtual == 0:
             return rewards
-        virtual, envs = steps[:n_virtual].ravel(), np.repeat(envs[:n_virtual], self.option_length)
-        infos = self.replay_buffer.infos[virtual, envs] if self.replay_buffer.copy_info_dict else [{}] * len(virtual)
+        virtual = steps[:n_virtual].ravel()
+        infos: Any = _rows(self.replay_buffer.infos, virtual) if self.replay_buffer.copy_info_dict else [{}] * len(virtual)
         relabelled = self.replay_buffer.env.env_method(
             "compute_reward",
-            self.replay_buffer.next_observations["achieved_goal"][virtual, envs],
+            _rows(self.replay_buffer.next_observations["achieved_goal"], virtual),
             np.repeat(goals[:n_virtual], self.option_length, axis=0),
             infos,
             indices=[0],
         )
         rewards[:n_virtual] = relabelled[0].reshape(n_virtual, self.option_length)
         return rewards
+
+
+def _rows(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Copies of the rows ``steps`` (flat indices) of what is stored, ``(buffer_size, n_envs, …)``."""
+    return values.reshape(-1, *values.shape[2:]).take(steps, axis=0)
+
+
+def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Batch:
+    """
+    The batch that ``buffer.sample`` returns. For SB3's own ``ReplayBuffer``, nothing is copied twice on the way.
+
+    :param buffer: where from
+    :param batch_size: how many primitive transitions
+    :param env: normalizes observations and rewards
+    :return: primitive transitions
+    """
+    if type(buffer) is not ReplayBuffer or buffer.optimize_memory_usage:
+        return buffer.sample(batch_size, env=env)
+    rows = np.random.randint(0, buffer.size(), size=batch_size)
+    steps = rows * buffer.n_envs + np.random.randint(0, buffer.n_envs, size=batch_size)
+    dones = _rows(buffer.dones, steps) * (1 - _rows(buffer.timeouts, steps))
+    arrays = (
+        buffer._normalize_obs(_rows(buffer.observations, steps), env),
+        _rows(buffer.actions, steps),
+        buffer._normalize_obs(_rows(buffer.next_observations, steps), env),
+        dones.reshape(-1, 1),
+        buffer._normalize_reward(_rows(buffer.rewards, steps).reshape(-1, 1), env),
+    )
+    return ReplayBufferSamples(*(th.as_tensor(array, device=buffer.device) for array in arrays))
 
 
 def make_option_memory(replay_buffer: ReplayBuffer, **kwargs: Any) -> OptionMemory:

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.nn import functional as F
 
-from sb3_asym.flat import Activation, Layer, Role, adam, concatenate, forward
+from sb3_asym.flat import Activation, Layer, Role, adam, compile_update, concatenate, forward
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
@@ -29,9 +29,10 @@ class FastMasterUpdate:
         self.master = master
         self.role = role
         self.activation = activation
+        self.n_options = len(master.costs)
         group = master.policy.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
+        self._compiled = compile_update(self._update, role.flat.device)
 
     def step(self, batch_size: int, env: VecNormalize | None) -> float:
         """
@@ -50,20 +51,28 @@ class FastMasterUpdate:
         with th.no_grad():
             return self._compiled(self.role.state, self.role.target, batch._replace(**features), lr).item()
 
+    def update_target(self, tau: float) -> None:
+        """
+        Move the target network.
+
+        :param tau: how far, from 0 to 1
+        """
+        self.role.target.lerp_(self.role.flat, tau)
+
     def _update(self, state: list[th.Tensor], target: th.Tensor, batch: ReplayBufferSamples, lr: th.Tensor) -> th.Tensor:
         """Temporal-difference error of DQN (Mnih et al. 2015) with the options' discounts; Huber loss, clipped gradient."""
-        next_q_values = forward(self.role.layers(target)[0], batch.next_observations, self.activation)[0]
+        next_q_values = forward(self.role.layers(target)[0], [batch.next_observations], self.activation, self.n_options)[0]
         next_value = next_q_values.max(dim=1, keepdim=True).values
         targets = batch.rewards + (1 - batch.dones) * batch.discounts * next_value  # type: ignore[operator]
 
         def objective(stacks: list[list[Layer]]) -> th.Tensor:
-            q_values = forward(stacks[0], batch.observations, self.activation)[0]
+            q_values = forward(stacks[0], [batch.observations], self.activation, self.n_options)[0]
             return F.smooth_l1_loss(q_values.gather(1, batch.actions), targets)
 
         gradients, loss = th.func.grad_and_value(objective)(self.role.layers(state[0]))
         gradient = concatenate(gradients)
         # As torch.nn.utils.clip_grad_norm_ does it.
         gradient = gradient * (self.master.max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
-        for tensor, value in zip(state, adam(state, gradient, lr, self.betas, self.eps), strict=True):
-            tensor.copy_(th.where(th.isfinite(loss), value, tensor))
+        for tensor, value in zip(state, adam(th.isfinite(loss), state, gradient, lr, self.betas, self.eps), strict=True):
+            tensor.copy_(value)
         return loss

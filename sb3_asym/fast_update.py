@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch as th
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from sb3_asym.buffers import Batch
 from sb3_asym.fast_master import FastMasterUpdate
-from sb3_asym.flat import Activation, Layer, Role, Stack, adam, concatenate, forward
-from sb3_asym.update import Batch, critic_loss, soft_value
+from sb3_asym.flat import Activation, Layer, Role, Stack, adam, compile_update, concatenate, forward
+from sb3_asym.update import critic_loss, soft_value
 
 if TYPE_CHECKING:
     from sb3_asym.asym_sac import AsymSAC
@@ -67,7 +69,7 @@ class FastUpdate:
         self.master_update = FastMasterUpdate(model.master, self.master, self.activation)
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = th.compile(self._update, fullgraph=True, dynamic=False)
+        self._compiled = compile_update(self._update, model.device)
 
     def compile(self, batch: Batch) -> None:
         """
@@ -103,26 +105,22 @@ class FastUpdate:
         return logged
 
     def _arguments(self, batch: Batch, update_targets: bool) -> list[Any]:
-        """What ``_update`` takes, the noise still zero."""
-        model, n_options = self.model, self.model.policy.n_options
-        transitions = ReplayBufferSamples(
-            self._features(batch.observations),
-            batch.actions,
-            self._features(batch.next_observations),
-            batch.dones,
-            batch.rewards,
-            model.gamma if batch.discounts is None else batch.discounts,  # type: ignore[arg-type]
-        )
+        """What ``_update`` takes, but for the noise."""
+        model = self.model
+        learning_rate = model.policy.actor.optimizer.param_groups[0]["lr"]
+        target_entropy = 0.0 if model.ent_coef_optimizer is None else model.target_entropy
+        settings = [learning_rate, model.tau if update_targets else 0.0, target_entropy]
+        discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
+        obs, next_obs = self._features(batch.observations), self._features(batch.next_observations)
         return [
             self.actors.state,
             self.critics.state,
             self.critics.target,
             self._ent_coef_state(),
             self.master.flat,
-            transitions,
-            th.tensor(model.policy.actor.optimizer.param_groups[0]["lr"]),
-            update_targets,
-            th.zeros(n_options, 2, *batch.actions.shape, device=model.device),
+            ReplayBufferSamples(obs, batch.actions, next_obs, batch.dones, batch.rewards, discounts),
+            th.tensor(settings, dtype=th.float64, device=model.device),
+            th.empty(model.policy.n_options, 2, *batch.actions.shape, device=model.device),
         ]
 
     def _ent_coef_state(self) -> list[th.Tensor]:
@@ -149,25 +147,26 @@ class FastUpdate:
         ent_coef_state: list[th.Tensor],
         master: th.Tensor,
         batch: ReplayBufferSamples,
-        lr: th.Tensor,
-        update_targets: bool,
+        settings: th.Tensor,
         noise: th.Tensor,
     ) -> th.Tensor:
-        """The whole step, in the order of SB3's ``SAC.train``; changes its tensors in place, unless a loss is not finite."""
+        """The whole step, in the order of SB3's ``SAC.train``, in place. A loss that is not finite ends it."""
+        lr, tau, target_entropy = settings.unbind()
         obs = batch.observations
         learned = len(ent_coef_state) > 1
         ent_coefs = ent_coef_state[0].exp() if learned else ent_coef_state[0]
 
         targets = self._targets(actors[0], target, master, batch, noise[:, 1], ent_coefs)
-        inputs = th.cat([obs, batch.actions], dim=1)
 
         def critic_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, th.Tensor]:
-            q_values = [forward(layers, inputs, self.activation).unbind(0) for layers in stacks]
+            q_values = [forward(layers, [obs, batch.actions], self.activation).unbind(0) for layers in stacks]
             losses = th.stack([critic_loss(q, y) for q, y in zip(q_values, targets, strict=True)])
             return losses.sum(), losses
 
         gradient, critic_losses = th.func.grad(critic_objective, has_aux=True)(self.critics.layers(critics[0]))
-        new_critics = adam(critics, concatenate(gradient), lr, self.betas, self.eps)
+        valid = th.isfinite(critic_losses).all()
+        new_critics = adam(valid, critics, concatenate(gradient), lr, self.betas, self.eps)
+        new_target = th.where(valid, target.lerp(new_critics[0], tau.float()), target)
         critic_stacks = self.critics.layers(new_critics[0])
 
         def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
@@ -178,36 +177,32 @@ class FastUpdate:
             return losses.sum(), (losses, th.stack([log_prob for _, log_prob in samples]))
 
         gradient, (actor_losses, log_probs) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
-        new_actors = adam(actors, concatenate(gradient), lr, self.betas, self.eps)
+        valid = valid & th.isfinite(actor_losses).all()
+        new_actors = adam(valid, actors, concatenate(gradient), lr, self.betas, self.eps)
 
-        old, new, losses = [*actors, *critics], [*new_actors, *new_critics], [critic_losses, actor_losses, ent_coefs]
+        losses = [critic_losses, actor_losses, ent_coefs]
         if learned:
             # The gradient of `entropy_loss`.
-            gradient = -(log_probs + self.model.target_entropy).mean(dim=1)
+            gradient = -(log_probs + target_entropy.float()).mean(dim=1)
             losses.append(ent_coef_state[0] * gradient)
-            old += ent_coef_state
-            new += adam(ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8)
-        if update_targets:
-            old.append(target)
-            new.append(target.lerp(new_critics[0], self.model.tau))
-        finite = th.isfinite(th.cat(losses)).all()
-        for tensor, value in zip(old, new, strict=True):
-            tensor.copy_(th.where(finite, value, tensor))
+            _assign(ent_coef_state, adam(valid, ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8))
+        _assign([*actors, *critics, target], [*new_actors, *new_critics, new_target])
         return th.cat(losses)
 
     def _samples(self, stacks: list[list[Layer]], obs: th.Tensor, noise: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
         """Actions and log-probabilities of each actor."""
-        return [squashed_gaussian(forward(layers, obs, self.activation)[0], noise[k]) for k, layers in enumerate(stacks)]
+        outputs = [forward(layers, [obs], self.activation, 2 * noise.shape[-1])[0] for layers in stacks]
+        return [squashed_gaussian(output, noise[k]) for k, output in enumerate(outputs)]
 
     def _q_values(
         self, stacks: list[list[Layer]], obs: th.Tensor, actions: Sequence[th.Tensor]
     ) -> list[tuple[th.Tensor, ...]]:
         """Q-values of each actor's actions by its critic; a shared critic takes all actors' in one batch."""
-        inputs = [th.cat([obs, a], dim=1) for a in actions]
         if len(stacks) == 1:
-            chunks = forward(stacks[0], th.cat(inputs), self.activation).chunk(len(inputs), dim=1)
+            together = [obs.repeat(len(actions), 1), th.cat(tuple(actions))]
+            chunks = forward(stacks[0], together, self.activation).chunk(len(actions), dim=1)
         else:
-            chunks = tuple(forward(layers, x, self.activation) for layers, x in zip(stacks, inputs, strict=True))
+            chunks = tuple(forward(layers, [obs, a], self.activation) for layers, a in zip(stacks, actions, strict=True))
         return [chunk.unbind(0) for chunk in chunks]
 
     def _targets(
@@ -225,7 +220,8 @@ class FastUpdate:
         coefs = list(ent_coefs.unbind())
         stacks = self.critics.layers(target)
         if len(stacks) == 1:
-            options = forward(self.master.layers(master)[0], next_obs, self.activation)[0].argmax(dim=1)
+            q_values = forward(self.master.layers(master)[0], [next_obs], self.activation, len(samples))[0]
+            options = q_values.argmax(dim=1)
             chosen = F.one_hot(options, len(samples)).to(next_obs.dtype)
             actions = th.stack([a for a, _ in samples], dim=2)
             log_probs = th.stack([log_prob for _, log_prob in samples], dim=1)
@@ -233,10 +229,16 @@ class FastUpdate:
             coefs = [(chosen * ent_coefs).sum(dim=1)]
         targets = []
         for layers, (next_actions, log_prob), coef in zip(stacks, samples, coefs, strict=True):
-            q_values = forward(layers, th.cat([next_obs, next_actions], dim=1), self.activation).unbind(0)
-            next_value = soft_value(q_values, log_prob, coef)
+            q_values = forward(layers, [next_obs, next_actions], self.activation)
+            next_value = soft_value(q_values.unbind(0), log_prob, coef)
             targets.append(batch.rewards + (1 - batch.dones) * batch.discounts * next_value)  # type: ignore[operator]
         return targets
+
+
+def _assign(tensors: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> None:
+    """In place."""
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def why_not_fast(model: AsymSAC) -> str | None:
@@ -251,7 +253,9 @@ def why_not_fast(model: AsymSAC) -> str | None:
     reasons = {
         "no C++ compiler was found": model.device.type == "cpu" and not compilers,
         "gSDE is in use": model.use_sde,
-        "a features extractor has weights": any(parameter.numel() for e in extractors for parameter in e.parameters()),
+        "a features extractor does more than flatten": any(
+            type(e) not in (FlattenExtractor, CombinedExtractor) or any(True for _ in e.parameters()) for e in extractors
+        ),
         "the optimizer is not a plain Adam": any(type(o) is not th.optim.Adam for o in optimizers)
         or any(o.param_groups[0][key] for o in optimizers for key in ("weight_decay", "amsgrad", "maximize")),
         "the activation function has weights": any(True for _ in policy.activation_fn().parameters()),

@@ -1,6 +1,9 @@
 """Networks of one shape, their weights and their optimizers' state in a few flat tensors, for compiled updates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, pairwise
+from types import FunctionType, MethodType
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -9,44 +12,58 @@ from torch.nn import functional as F
 Layer = tuple[th.Tensor, th.Tensor]
 """Weights ``(n_networks, out, in)`` and biases ``(n_networks, out)`` of one layer of a stack of networks."""
 Activation = Callable[[th.Tensor], th.Tensor]
+_counter = count()
 
 
 class Stack:
     """
     Networks of one shape, stacked layer by layer.
 
+    What goes in and what comes out is padded with zeros to a width that matrix products are fast at; hidden layers are as
+    they are. The padding stays zero, as no gradient reaches it.
+
     :param networks: layers of each network; a layer is one or more ``nn.Linear`` with the same input, side by side
     """
 
     def __init__(self, networks: Sequence[Sequence[Sequence[nn.Linear]]]):
         self.layers = list(zip(*networks, strict=True))
-        self.shapes = [
-            (len(layer), sum(part.out_features for part in layer[0]), layer[0][0].in_features) for layer in self.layers
-        ]
+        first, last = self.layers[0][0], self.layers[-1][0]
+        self.n_in, self.n_out = first[0].in_features, sum(part.out_features for part in last)
+        widths = [_padded(self.n_in)]
+        widths += [sum(part.out_features for part in layer[0]) for layer in self.layers[:-1]]
+        widths += [_padded(self.n_out)]
+        self.shapes = [(len(networks), n_out, n_in) for n_in, n_out in pairwise(widths)]
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        """In the order in which they lie in memory."""
-        return [
-            parameter
-            for layer in self.layers
-            for kind in ("weight", "bias")
-            for parts in layer
-            for parameter in (getattr(part, kind) for part in parts)
-        ]
+    def size(self) -> int:
+        """Numbers that :meth:`views` takes."""
+        return sum(n_networks * n_out * (n_in + 1) for n_networks, n_out, n_in in self.shapes)
 
-    def views(self, flat: th.Tensor, start: int) -> tuple[list[Layer], int]:
+    def views(self, flat: th.Tensor) -> list[Layer]:
         """
-        :param flat: all weights of a role, flat
-        :param start: where this stack's begin
-        :return: its layers, as views, and where the next stack's weights begin
+        :param flat: this stack's weights, ``(size,)``
+        :return: its layers, padded, as views
         """
-        layers = []
+        layers, start = [], 0
         for n_networks, n_out, n_in in self.shapes:
             middle, end = start + n_networks * n_out * n_in, start + n_networks * n_out * (n_in + 1)
             layers.append((flat[start:middle].view(n_networks, n_out, n_in), flat[middle:end].view(n_networks, n_out)))
             start = end
-        return layers, start
+        return layers
+
+    def parameters(self, flat: th.Tensor) -> Iterator[tuple[nn.Parameter, th.Tensor]]:
+        """
+        :param flat: this stack's weights, ``(size,)``
+        :return: each parameter with its view of them
+        """
+        for networks, (weights, biases) in zip(self.layers, self.views(flat), strict=True):
+            for parts, weight, bias in zip(networks, weights, biases, strict=True):
+                row = 0
+                for part in parts:
+                    end = row + part.out_features
+                    yield part.weight, weight[row:end, : part.in_features]
+                    yield part.bias, bias[row:end]
+                    row = end
 
 
 class Role:
@@ -61,18 +78,20 @@ class Role:
     def __init__(self, stacks: Sequence[Stack], optimizers: Sequence[th.optim.Optimizer], targets: Sequence[Stack] = ()):
         self.stacks = stacks
         self.optimizers = optimizers
-        parameters = [parameter for stack in stacks for parameter in stack.parameters]
-        target_parameters = [parameter for stack in targets for parameter in stack.parameters]
-        self.flat = _flatten(parameters)
-        self.target = _flatten(target_parameters) if targets else self.flat[:0]
-        self.exp_avg, self.exp_avg_sq = th.zeros_like(self.flat), th.zeros_like(self.flat)
-        self.steps = th.zeros(len(parameters), device=self.flat.device)
-        self._optimizer_states, start = {}, 0
-        for parameter, step in zip(parameters, self.steps, strict=True):
-            end = start + parameter.numel()
-            moments = {name: getattr(self, name)[start:end].view_as(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self._optimizer_states[parameter] = {"step": step, **moments}
-            start = end
+        device = stacks[0].layers[0][0][0].weight.device
+        self.flat, self.exp_avg, self.exp_avg_sq = (
+            th.zeros(sum(stack.size for stack in stacks), device=device) for _ in range(3)
+        )
+        self.target = th.zeros(sum(stack.size for stack in targets), device=device)
+        for parameter, view in (*_parameters(stacks, self.flat), *_parameters(targets, self.target)):
+            view.copy_(parameter.detach())
+            parameter.data = view
+        moments = {name: dict(_parameters(stacks, getattr(self, name))) for name in ("exp_avg", "exp_avg_sq")}
+        self.steps = th.zeros(len(moments["exp_avg"]), device=device)
+        self._optimizer_states = {
+            parameter: {"step": step, **{name: views[parameter] for name, views in moments.items()}}
+            for parameter, step in zip(moments["exp_avg"], self.steps, strict=True)
+        }
 
     @property
     def state(self) -> list[th.Tensor]:
@@ -96,40 +115,66 @@ class Role:
         :param flat: this role's weights or those of its targets
         :return: layers of each stack, as views
         """
-        start, stacks = 0, []
-        for stack in self.stacks:
-            layers, start = stack.views(flat, start)
-            stacks.append(layers)
-        return stacks
+        return [stack.views(part) for stack, part in _parts(self.stacks, flat)]
 
 
-def _flatten(parameters: Sequence[nn.Parameter]) -> th.Tensor:
-    """One tensor with all values, of which the parameters become views."""
-    flat = th.cat([parameter.detach().reshape(-1) for parameter in parameters])
+def compile_update(method: Callable[..., th.Tensor], device: th.device) -> Callable[..., th.Tensor]:
+    """
+    :param method: takes tensors, in tuples and lists if need be, and changes some of them in place. All else that it uses
+        is constant, so that a call need not check more than the tensors' shapes.
+    :param device: where they are
+    :return: the method as one graph, compiled when it is first called
+    """
+    assert isinstance(method, MethodType)
+    function = method.__func__
+    # torch keeps what it compiled, and limits how often it does, by the code object: each agent has its own.
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_counter)}")
+    own = FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    options: dict[str, Any] = {
+        "guard_filter_fn": th.compiler.keep_tensor_guards_unsafe,
+        "cpp_wrapper": device.type == "cpu",
+    }
+    return th.compile(MethodType(own, method.__self__), fullgraph=True, dynamic=False, options=options)
+
+
+def _parts(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[Stack, th.Tensor]]:
+    """Each stack with its part of the weights."""
     start = 0
-    for parameter in parameters:
-        parameter.data = flat[start : start + parameter.numel()].view_as(parameter)
-        start += parameter.numel()
-    return flat
+    for stack in stacks:
+        yield stack, flat[start : start + stack.size]
+        start += stack.size
 
 
-def forward(layers: Sequence[Layer], inputs: th.Tensor, activation: Activation) -> th.Tensor:
+def _parameters(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[nn.Parameter, th.Tensor]]:
+    """Each parameter with its view of the weights."""
+    for stack, part in _parts(stacks, flat):
+        yield from stack.parameters(part)
+
+
+def _padded(width: int) -> int:
+    """The next multiple of 16: there, the products of small matrices take a quarter of the time. A single number stays one."""
+    return width if width == 1 else -(-width // 16) * 16
+
+
+def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Activation, n_out: int = 1) -> th.Tensor:
     """
     :param layers: of a stack of networks
-    :param inputs: ``(batch, in)``, the same for every network
+    :param inputs: side by side, each ``(batch, …)``; the same for every network
     :param activation: between the layers
-    :return: ``(n_networks, batch, out)``
+    :param n_out: width of what comes out
+    :return: ``(n_networks, batch, n_out)``
     """
-    hidden = inputs
+    n_padding = layers[0][0].shape[-1] - sum(part.shape[-1] for part in inputs)
+    hidden = th.cat([*inputs, inputs[0].new_zeros(len(inputs[0]), n_padding)], dim=-1)
     for index, (weight, bias) in enumerate(layers):
         if len(weight) == 1:
-            hidden = F.linear(hidden if hidden.dim() == 2 else hidden[0], weight[0], bias[0])
+            hidden = F.linear(hidden, weight[0], bias[0])
         else:
             hidden = hidden.expand(len(weight), -1, -1)
             hidden = th.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
         if index < len(layers) - 1:
             hidden = activation(hidden)
-    return hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
+    return (hidden if hidden.dim() == 3 else hidden.unsqueeze(0))[..., :n_out]
 
 
 def concatenate(stacks: Sequence[Sequence[Layer]]) -> th.Tensor:
@@ -141,11 +186,17 @@ def concatenate(stacks: Sequence[Sequence[Layer]]) -> th.Tensor:
 
 
 def adam(
-    state: list[th.Tensor], gradient: th.Tensor, lr: th.Tensor, betas: tuple[float, float], eps: float
+    valid: th.Tensor,
+    state: list[th.Tensor],
+    gradient: th.Tensor,
+    lr: th.Tensor,
+    betas: tuple[float, float],
+    eps: float,
 ) -> list[th.Tensor]:
     """
     One step of Adam (Kingma & Ba 2015, algorithm 1), as ``torch.optim.Adam`` computes it.
 
+    :param valid: scalar; if it is False, there is no step
     :param state: parameters, first and second moments (flat), and steps so far
     :param gradient: flat
     :param lr: learning rate, scalar
@@ -154,10 +205,12 @@ def adam(
     :return: the new state
     """
     flat, exp_avg, exp_avg_sq, steps = state
-    steps = steps + 1
-    step = steps.reshape(-1)[0].double()
-    exp_avg = exp_avg.lerp(gradient, 1 - betas[0])
-    exp_avg_sq = exp_avg_sq * betas[1] + (1 - betas[1]) * gradient * gradient
+    new_steps = steps + 1
+    step = new_steps.reshape(-1)[0].double()
+    new_avg = exp_avg.lerp(gradient, 1 - betas[0])
+    new_avg_sq = exp_avg_sq * betas[1] + (1 - betas[1]) * gradient * gradient
     step_size = (lr.double() / (1 - betas[0] ** step)).float()
     correction = (1 - betas[1] ** step).sqrt().float()
-    return [flat - step_size * exp_avg / (exp_avg_sq.sqrt() / correction + eps), exp_avg, exp_avg_sq, steps]
+    new_flat = flat - step_size * new_avg / (new_avg_sq.sqrt() / correction + eps)
+    new_state = [new_flat, new_avg, new_avg_sq, new_steps]
+    return [th.where(valid, new, old) for new, old in zip(new_state, state, strict=True)]

@@ -131,11 +131,21 @@ class MasterDQN(DQN):
         due = self._n_calls % frequency == 0 and num_timesteps > self.learning_starts
         if due and gradient_steps > 0 and self.memory.can_sample():
             self.train(gradient_steps, self.batch_size)
-            self.policy.set_training_mode(False)
+
+    def _on_step(self) -> None:
+        if self.fast_update is None:
+            super()._on_step()
+            return
+        self._n_calls += 1
+        if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
+            self.fast_update.update_target(self.tau)
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+        self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         if self.fast_update is None:
             super().train(gradient_steps, batch_size)
+            self.policy.set_training_mode(False)
             return
         self._update_learning_rate(self.policy.optimizer)
         losses = [self.fast_update.step(batch_size, self._vec_normalize_env) for _ in range(gradient_steps)]

@@ -82,6 +82,9 @@ class AsymSACPolicy(SACPolicy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
+        if self.optimizer_class is th.optim.Adam and not {"foreach", "differentiable"} & set(self.optimizer_kwargs):
+            # One kernel instead of a loop over all weights.
+            self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
         self.actors = nn.ModuleList(self._make_sub_actor(arch) for arch in self.sub_net_archs.values())
         shared = (
             [self.actors[-1].features_extractor]

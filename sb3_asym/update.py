@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch as th
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch.nn import functional as F
 
+from sb3_asym.buffers import Batch
+
 if TYPE_CHECKING:
     from sb3_asym.asym_sac import AsymSAC
-
-Batch = ReplayBufferSamples | DictReplayBufferSamples
 
 
 def entropy_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
@@ -79,6 +78,7 @@ class PlainUpdate:
         :raises FloatingPointError: if a loss is not finite; it changes nothing, unlike those minimized before it in the step
         """
         model, policy = self.model, self.model.policy
+        policy.set_training_mode(True)
         if model.use_sde:
             policy.reset_noise()
         samples, next_samples = [], []
