@@ -219,8 +219,8 @@ class AsymSAC(SAC):
     # --- learning ---
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        optimizers = [network.optimizer for network in (*self.policy.actors, *self.policy.critics)]
-        self._update_learning_rate(optimizers + ([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer]))
+        optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
+        self._update_learning_rate(optimizers)
         steps = []
         for gradient_step in range(gradient_steps):
             batch = sample_transitions(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]

@@ -42,14 +42,9 @@ class FastMasterUpdate:
         """
         self.role.bind()
         batch = self.master.replay_buffer.sample(batch_size, env=env)  # type: ignore[union-attr]
-        q_net = self.master.q_net
-        features = {
-            name: q_net.extract_features(getattr(batch, name), q_net.features_extractor)
-            for name in ("observations", "next_observations")
-        }
         lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"])
         with th.no_grad():
-            return self._compiled(self.role.state, self.role.target, batch._replace(**features), lr).item()
+            return self._compiled(self.role.state, self.role.target, batch, lr).item()
 
     def update_target(self, tau: float) -> None:
         """
@@ -61,12 +56,15 @@ class FastMasterUpdate:
 
     def _update(self, state: list[th.Tensor], target: th.Tensor, batch: ReplayBufferSamples, lr: th.Tensor) -> th.Tensor:
         """Temporal-difference error of DQN (Mnih et al. 2015) with the options' discounts; Huber loss, clipped gradient."""
-        next_q_values = forward(self.role.layers(target)[0], [batch.next_observations], self.activation, self.n_options)[0]
+        q_net = self.master.q_net
+        obs = q_net.extract_features(batch.observations, q_net.features_extractor)
+        next_obs = q_net.extract_features(batch.next_observations, q_net.features_extractor)
+        next_q_values = forward(self.role.layers(target)[0], [next_obs], self.activation, self.n_options)[0]
         next_value = next_q_values.max(dim=1, keepdim=True).values
         targets = batch.rewards + (1 - batch.dones) * batch.discounts * next_value  # type: ignore[operator]
 
         def objective(stacks: list[list[Layer]]) -> th.Tensor:
-            q_values = forward(stacks[0], [batch.observations], self.activation, self.n_options)[0]
+            q_values = forward(stacks[0], [obs], self.activation, self.n_options)[0]
             return F.smooth_l1_loss(q_values.gather(1, batch.actions), targets)
 
         gradients, loss = th.func.grad_and_value(objective)(self.role.layers(state[0]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 from torch.nn import functional as F
@@ -78,9 +78,9 @@ class FastUpdate:
         :param batch: primitive transitions
         :raises Exception: what torch or the compiler raises where it cannot be done
         """
-        copies = tree_map(lambda value: value.clone() if isinstance(value, th.Tensor) else value, self._arguments(batch, True))
+        noise = th.zeros(self.model.policy.n_options, 2, *batch.actions.shape, device=self.model.device)
         with th.no_grad():
-            self._compiled(*copies)
+            self._compiled(*tree_map(th.clone, [*self._arguments(batch, True), noise]))
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
         """As :meth:`sb3_asym.update.PlainUpdate.step`."""
@@ -90,9 +90,7 @@ class FastUpdate:
         arguments = self._arguments(batch, update_targets)
         n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
         with th.no_grad():
-            for noise in arguments[-1].flatten(0, 1):
-                noise.normal_()
-            losses = self._compiled(*arguments).tolist()
+            losses = self._compiled(*arguments, th.randn(n_options, 2, *batch.actions.shape, device=model.device)).tolist()
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
@@ -111,16 +109,14 @@ class FastUpdate:
         target_entropy = 0.0 if model.ent_coef_optimizer is None else model.target_entropy
         settings = [learning_rate, model.tau if update_targets else 0.0, target_entropy]
         discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
-        obs, next_obs = self._features(batch.observations), self._features(batch.next_observations)
         return [
             self.actors.state,
             self.critics.state,
             self.critics.target,
             self._ent_coef_state(),
             self.master.flat,
-            ReplayBufferSamples(obs, batch.actions, next_obs, batch.dones, batch.rewards, discounts),
+            batch._replace(discounts=discounts),
             th.tensor(settings, dtype=th.float64, device=model.device),
-            th.empty(model.policy.n_options, 2, *batch.actions.shape, device=model.device),
         ]
 
     def _ent_coef_state(self) -> list[th.Tensor]:
@@ -146,13 +142,13 @@ class FastUpdate:
         target: th.Tensor,
         ent_coef_state: list[th.Tensor],
         master: th.Tensor,
-        batch: ReplayBufferSamples,
+        batch: Batch,
         settings: th.Tensor,
         noise: th.Tensor,
     ) -> th.Tensor:
         """The whole step, in the order of SB3's ``SAC.train``, in place. A loss that is not finite ends it."""
         lr, tau, target_entropy = settings.unbind()
-        obs = batch.observations
+        obs = self._features(batch.observations)
         learned = len(ent_coef_state) > 1
         ent_coefs = ent_coef_state[0].exp() if learned else ent_coef_state[0]
 
@@ -210,12 +206,12 @@ class FastUpdate:
         actors: th.Tensor,
         target: th.Tensor,
         master: th.Tensor,
-        batch: ReplayBufferSamples,
+        batch: Batch,
         noise: th.Tensor,
         ent_coefs: th.Tensor,
     ) -> list[th.Tensor]:
         """Soft Bellman targets of each critic, ``(batch, 1)``."""
-        next_obs = batch.next_observations
+        next_obs = self._features(batch.next_observations)
         samples = self._samples(self.actors.layers(actors), next_obs, noise)
         coefs = list(ent_coefs.unbind())
         stacks = self.critics.layers(target)

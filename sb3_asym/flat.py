@@ -7,7 +7,6 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.nn import functional as F
 
 Layer = tuple[th.Tensor, th.Tensor]
 """Weights ``(n_networks, out, in)`` and biases ``(n_networks, out)`` of one layer of a stack of networks."""
@@ -133,6 +132,7 @@ def compile_update(method: Callable[..., th.Tensor], device: th.device) -> Calla
     options: dict[str, Any] = {
         "guard_filter_fn": th.compiler.keep_tensor_guards_unsafe,
         "cpp_wrapper": device.type == "cpu",
+        "pattern_matcher": False,  # it would put the bias back into the matrix product
     }
     return th.compile(MethodType(own, method.__self__), fullgraph=True, dynamic=False, options=options)
 
@@ -167,11 +167,11 @@ def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Ac
     n_padding = layers[0][0].shape[-1] - sum(part.shape[-1] for part in inputs)
     hidden = th.cat([*inputs, inputs[0].new_zeros(len(inputs[0]), n_padding)], dim=-1)
     for index, (weight, bias) in enumerate(layers):
+        # The bias apart, so that it becomes one loop with the activation.
         if len(weight) == 1:
-            hidden = F.linear(hidden, weight[0], bias[0])
+            hidden = hidden @ weight[0].t() + bias[0]
         else:
-            hidden = hidden.expand(len(weight), -1, -1)
-            hidden = th.baddbmm(bias.unsqueeze(1), hidden, weight.transpose(1, 2))
+            hidden = th.bmm(hidden.expand(len(weight), -1, -1), weight.transpose(1, 2)) + bias.unsqueeze(1)
         if index < len(layers) - 1:
             hidden = activation(hidden)
     return (hidden if hidden.dim() == 3 else hidden.unsqueeze(0))[..., :n_out]

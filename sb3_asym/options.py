@@ -83,10 +83,9 @@ def option_return(
     :param cost: ``(n_options,)`` or a number: :math:`\lambda c_\omega`, return per step that the option pays
     :return: option rewards and discounts, both ``(n_options,)``
     """
-    steps = np.arange(rewards.shape[1])
-    discounts = np.where(steps < lengths[:, None], gamma**steps, 0.0)
-    net_rewards = rewards - np.reshape(cost, (-1, 1))
-    return (discounts * net_rewards).sum(axis=1), gamma ** lengths.astype(np.float64)
+    powers = gamma ** np.arange(rewards.shape[1] + 1)
+    ran = np.arange(rewards.shape[1]) < lengths[:, None]
+    return np.where(ran, rewards - np.reshape(cost, (-1, 1)), 0.0) @ powers[:-1], powers[lengths]
 
 
 class OptionStatistics:

@@ -101,6 +101,7 @@ class AsymSACPolicy(SACPolicy):
             skip = "features_extractor" if self.share_features_extractor and network in self.critics else "\0"
             weights = [weight for name, weight in network.named_parameters() if skip not in name]
             network.optimizer = self.optimizer_class(weights, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizers = [network.optimizer for network in (*self.actors, *self.critics)]
         self.master = DQNPolicy(
             self.observation_space,
             spaces.Discrete(self.n_options),
