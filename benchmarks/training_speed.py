@@ -11,6 +11,7 @@ update ÷ measured sgemm rate), the time by part, and the peak memory. Writes ``
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -221,6 +222,8 @@ def main() -> None:
     parser.add_argument("--memory", choices=["fast", "plain"], help="only train and print the peak memory")
     arguments = parser.parse_args()
     th.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # one core for all, whatever threads they start
     if arguments.memory:
         train_and_print_memory(arguments.memory == "fast")
         return

@@ -1,13 +1,15 @@
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch as th
 from envs import ChainEnv, GoalChainEnv
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym.buffers import make_option_memory
+from sb3_asym.buffers import make_option_memory, sample_transitions
 from sb3_asym.options import NO_OPTION
 
 GAMMA = 0.5
@@ -376,3 +378,17 @@ def test_relabelling_reads_the_info_of_the_steps_that_ran_only(n_steps):
         run, _ = option_steps(recorder, start)
         rewards = [-1.0 if goal == GOAL else -abs(step.next_obs - goal) for step in run]
         assert reward == pytest.approx(sum(GAMMA**i * reward_i for i, reward_i in enumerate(rewards)))
+
+
+@pytest.mark.parametrize(("buffer_class", "kwargs"), FLAT_BUFFERS)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_primitive_transitions_are_those_that_the_buffer_samples(buffer_class, kwargs, n_envs):
+    recorder = Recorder(make_memory(buffer_class, n_envs=n_envs, **kwargs))
+    recorder.run_randomly(40)
+    env = VecNormalize(DummyVecEnv([GoalChainEnv if buffer_class is DictReplayBuffer else ChainEnv]))
+    batches = []
+    for sample in (recorder.memory.replay_buffer.sample, partial(sample_transitions, recorder.memory.replay_buffer)):
+        np.random.seed(1)
+        batches.append(sample(64, env=env))
+    assert_close = partial(th.testing.assert_close, rtol=0, atol=0)
+    th.utils._pytree.tree_map(assert_close, *(tuple(batch) for batch in batches))

@@ -5,6 +5,7 @@ from operator import attrgetter
 import numpy as np
 import pytest
 import torch as th
+from envs import DriftEnv, GoalChainEnv
 
 from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.update import PlainUpdate
@@ -22,7 +23,8 @@ def parameters(agent):
 def make_pair(make_agent):
     def make(**kwargs):
         settings = {"policy_kwargs": NETS, "learning_starts": 100, **kwargs}
-        agents = [make_agent(**settings).learn(60) for _ in range(2)]
+        env = settings.pop("env", DriftEnv)
+        agents = [make_agent(env(), **settings).learn(60) for _ in range(2)]
         return agents, [PlainUpdate(agents[0]), FastUpdate(agents[1])]
 
     return make
@@ -30,8 +32,12 @@ def make_pair(make_agent):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [dict(critic="shared"), dict(critic="separate", ent_coef=0.1, n_steps=3)],
-    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step"],
+    [
+        dict(critic="shared"),
+        dict(critic="separate", ent_coef=0.1, n_steps=3),
+        dict(env=GoalChainEnv, policy="MultiInputPolicy", policy_kwargs=dict(NETS, activation_fn=th.nn.Tanh, n_critics=3)),
+    ],
+    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "Dict, tanh, three critics"],
 )
 def test_one_step_equals_the_plain_one(make_pair, kwargs):
     agents, updates = make_pair(**kwargs)
