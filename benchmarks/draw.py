@@ -1,6 +1,6 @@
 """Draws the pictures and writes the tables of the results: ``python benchmarks/draw.py`` (or ``make docs``).
 
-From ``benchmarks/results/*.json`` come ``returns_<task>.png`` beside them, and the tables in the README between its
+From ``benchmarks/results/*.json`` come the pictures beside them, and the tables in README and docs between their
 ``<!-- results … -->`` marks. ``demo.json`` is the report that ``make demo`` writes.
 """
 
@@ -17,7 +17,7 @@ from sb3_asym.plotting import learning_curves
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-README = ROOT.parent / "README.md"
+TEXTS = (ROOT.parent / "README.md", ROOT.parent / "docs" / "how_it_works.md")
 STOCK = {
     "sac_large": "SAC, large",
     "sac_small_large_critic": "SAC, small actor, large critic",
@@ -128,20 +128,95 @@ def overhead_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def critic_target_table(result: dict[str, Any]) -> str:
+    """Markdown: what the shared critic's target takes at s'."""
+    lines = ["| at s' acts | return | large drives |", "|---|---|---|"]
+    for target, name in (("choice", "the master's choice"), ("in force", "the option in force, else the master's choice")):
+        rows = [row for row in result["rows"] if row["target"] == target]
+        uses = [100 * row["option_use"]["large"] for row in rows]
+        lines.append(f"| {name} | {spread([row['mean_reward'] for row in rows], '.1f')} | {spread(uses)} % |")
+    note = f"Pendulum-v1, λ = 0.3, {result['timesteps']:,} steps; mean ± standard deviation over {len(rows)} seeds."
+    return "\n".join([*lines, "", note])
+
+
+def speed_table(result: dict[str, Any]) -> str:
+    """Markdown: training speed as multiples of others'."""
+    columns = {
+        "over_sac": "SB3 SAC, largest alone",
+        "over_all_sac": "SB3, all one after the other",
+        "over_SBX": "SBX SAC, largest alone",
+        "over_RLtools": "RLtools SAC, largest alone",
+        "over_all_RLtools": "RLtools, all one after the other",
+    }
+    present = [key for key in columns if any(key in row for part in result["speed"] for row in part["rows"])]
+    lines = [
+        f"| nets | critic | envs | {' | '.join(f'÷ {columns[key]}' for key in present)} | time ÷ K = 2 |",
+        "|---" * (4 + len(present)) + "|",
+    ]
+    for part in result["speed"]:
+        for row in part["rows"]:
+            ratios = " | ".join(f"{row[key]:.2f}" if key in row else "" for key in present)
+            nets = ", ".join(map(str, row["units"]))
+            lines.append(f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} |")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    rate, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
+    note = (
+        f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; sgemm at "
+        f"{rate:.0f} GFLOP/s. Peak memory with the compiled update ÷ with the plain one, (32, 256): "
+        f"{memory['fast'] / memory['plain']:.2f}. {versions}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def speed_picture(result: dict[str, Any], path: Path) -> None:
+    """Env steps per second of each agent with one env, with the arithmetic limit, and the time by part."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    parts = [part for part in result["speed"] if part["n_envs"] == 1]
+    *panels, shares = figure.subplots(1, len(parts) + 1)
+    for axes, part in zip(panels, parts, strict=True):
+        speeds = dict(sorted(part["steps_per_second"].items(), key=lambda item: item[1]))
+        limits = {
+            f"AsymSAC {len(d['units'])} {d['critic']}": d["limit_steps_per_second"]
+            for d in result["details"]
+            if d["units"][-1] == part["largest"]
+        }
+        colors = ["tab:green" if name.startswith("AsymSAC") else "tab:gray" for name in speeds]
+        axes.barh(list(speeds), list(speeds.values()), color=colors)
+        axes.plot(list(limits.values()), list(limits), "k|", markersize=10, label="arithmetic limit of the update")
+        axes.set(xlabel="env steps per second", title=f"largest net {part['largest']} units")
+        axes.legend(fontsize=7, loc="lower right")
+    profiles = [d for d in result["details"] if d["time_by_part"]]
+    names = [f"{tuple(d['units'])} {d['critic']}" for d in profiles]
+    left = np.zeros(len(profiles))
+    for name in profiles[0]["time_by_part"]:
+        values = np.array([100 * d["time_by_part"][name] for d in profiles])
+        shares.barh(names, values, left=left, label=name)
+        left += values
+    shares.set(xlabel="% of the time", title="where the time goes")
+    shares.legend(fontsize=7, ncols=4, loc="upper center")
+    shares.set_ylim(-0.6, len(profiles) + 0.4)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Draw everything."""
-    readme = README.read_text()
     tables = {}
     for path in sorted(RESULTS.glob("returns_*.json")):
         result = json.loads(path.read_text())
         picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = table(result)
-    tables["demo"] = demo_table(json.loads((RESULTS / "demo.json").read_text()))
-    tables["overhead"] = overhead_table(json.loads((RESULTS / "overhead.json").read_text()))
-    for name, text in tables.items():
-        start, end = f"<!-- results {name} -->", f"<!-- end {name} -->"
-        readme = re.sub(f"{start}.*?{end}", lambda _, a=start, b=end, t=text: f"{a}\n{t}\n{b}", readme, flags=re.DOTALL)
-    README.write_text(readme)
+    for path in sorted(RESULTS.glob("training_speed*.json")):
+        result = json.loads(path.read_text())
+        speed_picture(result, path.with_suffix(".png"))
+        tables[path.stem] = speed_table(result)
+    for name, make in (("demo", demo_table), ("overhead", overhead_table), ("critic_target", critic_target_table)):
+        tables[name] = make(json.loads((RESULTS / f"{name}.json").read_text()))
+    for path in TEXTS:
+        text = path.read_text()
+        for name, content in tables.items():
+            start, end = f"<!-- results {name} -->", f"<!-- end {name} -->"
+            text = re.sub(f"{start}.*?{end}", lambda _, a=start, b=end, t=content: f"{a}\n{t}\n{b}", text, flags=re.DOTALL)
+        path.write_text(text)
     print(f"Drawn: {', '.join(tables)}")
 
 
