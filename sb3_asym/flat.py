@@ -152,7 +152,7 @@ def _parameters(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[nn.P
 
 
 def _padded(width: int) -> int:
-    """The next multiple of 16: there, the products of small matrices take a quarter of the time. A single number stays one."""
+    """The next multiple of 16, as BLAS is slow at narrow matrices. A single number stays one."""
     return width if width == 1 else -(-width // 16) * 16
 
 
