@@ -129,6 +129,46 @@ def learning_curves(
     return _save(axes.get_figure(root=True), path)
 
 
+def pareto_front(
+    points: Sequence[tuple[float, float]],
+    best: Sequence[bool],
+    alone: Mapping[str, tuple[float, float]],
+    path: str | Path | None = None,
+    title: str = "",
+    values: tuple[str, Sequence[float]] | None = None,
+) -> "Figure":
+    """
+    Return against cost of many agents, with the best ones joined by a line.
+
+    :param points: FLOPs per inference and return of each agent
+    :param best: whether it is one of the best
+    :param alone: FLOPs per inference and return of each sub-policy alone, by its name
+    :param path: where to save the picture, if anywhere
+    :param title: above the picture
+    :param values: name and positive values of what was varied, for the colors (logarithmic)
+    :return: the figure
+    """
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(7, 4.5), layout="constrained").subplots()
+    flops, returns = np.array(points).reshape(-1, 2).T
+    name, numbers = values or ("", np.ones(len(points)))
+    dots = axes.scatter(flops, returns, c=numbers, norm=LogNorm(), cmap="viridis", zorder=3)
+    if values is not None:
+        axes.figure.colorbar(dots, label=name)
+    chosen = np.flatnonzero(best)
+    chosen = chosen[np.argsort(flops[chosen])]
+    axes.plot(flops[chosen], returns[chosen], "-", color="gray", zorder=2)
+    axes.scatter(flops[chosen], returns[chosen], s=110, facecolors="none", edgecolors="black", label="best", zorder=4)
+    for (label, (x, y)), marker in zip(alone.items(), "sD^vP*X", strict=False):
+        axes.scatter(x, y, marker=marker, color="tab:red", label=f"{label} alone", zorder=5)
+    axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=title)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return _save(axes.get_figure(root=True), path)
+
+
 def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray]) -> None:
     """Up to ten pictures, evenly spaced, side by side above the steps at which they were taken."""
     chosen = sorted(frames)[:: -(-len(frames) // 10)]

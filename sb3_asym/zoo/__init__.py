@@ -1,0 +1,102 @@
+"""The doorway to the RL Zoo: ``python -m sb3_asym.zoo VERB …`` is ``python -m rl_zoo3.VERB …`` with ``asym_sac`` known to it.
+
+The Zoo has no plugin entry point, but its tables of algorithms are shared dictionaries, which :func:`register` adds to. In a
+``custom_envs.py`` in the working directory, which the Zoo imports before it parses anything, that is enough for its own
+commands too (see ``examples/custom_envs.py``).
+"""
+
+import runpy
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+ALGO = "asym_sac"
+VERBS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "record_training": "rl_zoo3.record_training",
+    "benchmark": "rl_zoo3.benchmark",
+    "plot_train": "rl_zoo3.plots.plot_train",
+    "all_plots": "rl_zoo3.plots.all_plots",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "push_to_hub": "rl_zoo3.push_to_hub",
+    "load_from_hub": "rl_zoo3.load_from_hub",
+}
+"""The Zoo's commands and where they live."""
+ENV_PACKAGES = ("gymnasium_robotics", "shimmy")
+"""Packages that register envs when they are imported, for some of which we bring hyperparameters."""
+
+
+def register() -> None:
+    """
+    Make ``asym_sac`` known to the RL Zoo: the algorithm, its search space, and our hyperparameters where none are named.
+    Envs on the command line that are not registered yet are looked for in ``ENV_PACKAGES``.
+
+    :raises ImportError: if the Zoo is not installed
+    """
+    if find_spec("rl_zoo3") is None:
+        raise ImportError("This needs the RL Zoo: pip install 'sb3-asym[zoo]'")
+    _register_envs()
+    import rl_zoo3.exp_manager
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.utils import ALGOS
+
+    from sb3_asym import AsymSAC
+    from sb3_asym.zoo.experiment import AsymExperimentManager
+    from sb3_asym.zoo.search_space import convert_asym_sac_params, sample_asym_sac_params
+
+    ALGOS[ALGO] = AsymSAC
+    HYPERPARAMS_SAMPLER[ALGO] = sample_asym_sac_params
+    HYPERPARAMS_CONVERTER[ALGO] = convert_asym_sac_params
+    rl_zoo3.exp_manager.ExperimentManager = AsymExperimentManager  # type: ignore[misc]
+
+
+def run(verb: str, arguments: Sequence[str]) -> None:
+    """
+    Run a command of the Zoo; only then is its module imported.
+
+    :param verb: one of ``VERBS``
+    :param arguments: the command's own, unchanged
+    :raises ValueError: if there is no such verb
+    """
+    if verb not in VERBS:
+        raise ValueError(f"The RL Zoo has no command {verb!r}: choose one of {', '.join(VERBS)}.")
+    sys.argv = [verb, *arguments]
+    register()
+    if verb == "push_to_hub":
+        _mend_push_to_hub()
+    # The Zoo's plots import each other; that one of them is run as well does no harm.
+    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
+    runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
+
+
+def _register_envs() -> None:
+    """Import packages that may know the envs on the command line, where they are not registered yet."""
+    if any(flag in ("--env", "-e") and env not in gym.registry for flag, env in pairwise(sys.argv)):
+        for package in ENV_PACKAGES:
+            if find_spec(package) is not None:
+                import_module(package)
+
+
+def _mend_push_to_hub() -> None:
+    """The Zoo (2.9.2) imports a function that its Hugging Face package (3.2) has renamed."""
+    hub: Any = import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(hub, "generate_metadata"):
+        hub.generate_metadata = hub._generate_metadata
+
+
+def hyperparameters_path() -> Path:
+    """
+    :return: our hyperparameters, ``asym_sac.yml``: inside an installed package, or beside a source tree
+    """
+    package = Path(__file__).parents[1]
+    inside = package / "hyperparams" / f"{ALGO}.yml"
+    return inside if inside.exists() else package.parent / "hyperparams" / f"{ALGO}.yml"

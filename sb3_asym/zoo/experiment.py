@@ -1,0 +1,45 @@
+"""The Zoo's experiments, with what ``asym_sac`` needs of them."""
+
+from typing import Any
+
+import optuna
+from rl_zoo3.exp_manager import ExperimentManager
+
+from sb3_asym.zoo import ALGO, hyperparameters_path
+
+
+class AsymExperimentManager(ExperimentManager):
+    """
+    The Zoo's ``ExperimentManager``; for ``asym_sac``, our hyperparameters are the default, and a trial that fails is not
+    counted as pruned.
+
+    :param args: the command's arguments
+    :param algo: name of the algorithm
+    :param rest: further arguments of the Zoo's class
+    :param kwargs: further arguments of the Zoo's class
+    """
+
+    def __init__(self, args: Any, algo: str, *rest: Any, **kwargs: Any):
+        if kwargs.get("config") is None and algo == ALGO:
+            kwargs["config"] = str(hyperparameters_path())
+        super().__init__(args, algo, *rest, **kwargs)
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        As the Zoo's.
+
+        :param trial: the trial
+        :return: mean return of the last evaluation
+        :raises TrialPruned: if the pruner stops the trial, or training diverged
+        :raises RuntimeError: if the trial failed for another reason, which the Zoo would count as pruned
+        """
+        if self.algo != ALGO:
+            return super().objective(trial)
+        try:
+            return super().objective(trial)
+        except FloatingPointError as error:
+            raise optuna.TrialPruned(str(error)) from error
+        except optuna.TrialPruned as pruned:
+            if pruned.__cause__ is None:
+                raise
+            raise RuntimeError(f"Trial {trial.number} failed: {pruned.__cause__}") from pruned.__cause__
