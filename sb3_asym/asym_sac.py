@@ -248,8 +248,8 @@ class AsymSAC(SAC):
         if reason is None:
             if self.verbose >= 1:
                 print("Compiling the update, which can take up to a minute …")
-            update = FastUpdate(self)
             try:
+                update = FastUpdate(self)
                 update.compile(batch)
                 self.master.fast_update = update.master_update
                 return update

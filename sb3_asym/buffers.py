@@ -86,7 +86,7 @@ class OptionMemory:
         """
         :return: number of option transitions that can be sampled
         """
-        return int(np.count_nonzero(self._valid(self._candidates())))
+        return int(np.count_nonzero(self._valid(self._candidates(self._first, self._end))))
 
     def can_sample(self) -> bool:
         """
@@ -133,9 +133,9 @@ class OptionMemory:
         """Without the copy that ``replay_buffer.to_torch`` makes."""
         return th.as_tensor(array, device=self.replay_buffer.device)
 
-    def _candidates(self) -> np.ndarray:
-        """Where options started that may have ended, oldest first, as flat indices."""
-        return self._starts[np.arange(self._first, self._end) % len(self._starts)]
+    def _candidates(self, first: int, end: int) -> np.ndarray:
+        """Where options started that may have ended, flat, oldest first: between two places in the ring."""
+        return self._starts[np.arange(first, min(end, self._end)) % len(self._starts)]
 
     def _valid(self, starts: np.ndarray) -> np.ndarray:
         """True where the option has ended."""
@@ -153,7 +153,7 @@ class OptionMemory:
             found.append(starts[valid])
             missing -= len(found[-1])
         if missing > 0:
-            candidates = self._candidates()
+            candidates = self._candidates(self._first, self._end)
             candidates = candidates[self._valid(candidates)]
             if len(candidates) == 0:
                 raise RuntimeError("There is no complete option to sample yet: let more steps pass before learning starts.")
@@ -197,8 +197,7 @@ class HerOptionMemory(OptionMemory):
 
     def can_sample(self) -> bool:
         """Looks from the oldest options on, so that it need not go far."""
-        candidates = self._candidates()
-        return any(self._valid(candidates[i : i + 4096]).any() for i in range(0, len(candidates), 4096))
+        return any(self._valid(self._candidates(i, i + 4096)).any() for i in range(self._first, self._end, 4096))
 
     def _sample_goals(self, starts: np.ndarray) -> np.ndarray:
         """HER's share of the batch gets a goal that the episode achieved later, the rest keeps its own."""

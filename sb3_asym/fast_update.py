@@ -123,12 +123,13 @@ class FastUpdate:
         """log α and its optimizer's state, or α alone where it is fixed."""
         model = self.model
         if model.ent_coef_optimizer is None:
-            return [model.ent_coef_tensor.expand(model.policy.n_options)]
+            return [model.ent_coef_tensor.repeat(model.policy.n_options)]
         log_ent_coef = model.log_ent_coef
         assert log_ent_coef is not None
         state = model.ent_coef_optimizer.state[log_ent_coef]
         if not state:
-            state.update(step=th.tensor(0.0), exp_avg=th.zeros_like(log_ent_coef), exp_avg_sq=th.zeros_like(log_ent_coef))
+            moments = {name: th.zeros_like(log_ent_coef) for name in ("exp_avg", "exp_avg_sq")}
+            state.update(step=th.tensor(0.0, device=model.device), **moments)
         return [log_ent_coef.detach(), state["exp_avg"], state["exp_avg_sq"], state["step"]]
 
     def _features(self, obs: PyTorchObs) -> th.Tensor:

@@ -52,6 +52,20 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
+def test_agents_of_the_same_shapes_do_not_share_a_graph(make_pair):
+    batch, results = None, []
+    for activation_fn in (th.nn.ReLU, th.nn.Tanh):
+        agents, updates = make_pair(policy_kwargs=dict(NETS, activation_fn=activation_fn))
+        batch = batch or agents[0].replay_buffer.sample(64)
+        losses = []
+        for update in updates:
+            th.manual_seed(0)
+            losses.append(update.step(batch, True)["critic_loss"])
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+        results.append(losses[1])
+    assert results[0] != pytest.approx(results[1], rel=1e-3)
+
+
 def test_the_masters_step_equals_that_of_dqn(make_pair):
     (plain, fast), (_, update) = make_pair(learning_starts=0, gradient_steps=0, master_kwargs=dict(gradient_steps=0))
     fast.master.fast_update = update.master_update

@@ -138,6 +138,15 @@ def test_a_budget_keeps_to_the_trials_that_cost_no_more(tmp_path):
     settings = settings_for(tmp_path, budget=0.4)
     study = open_study(settings)
     for reward, share in ((-100.0, 0.9), (-150.0, 0.3), (-120.0, 0.35)):
-        attributes = dict(rewards=[reward], flops=[share], flops_share=share, alone={}, excess=(share - 0.4,))
-        study.add_trial(optuna.trial.create_trial(value=reward, user_attrs=attributes))
+        attributes = dict(rewards=[reward], flops=[share], flops_share=share, alone={})
+        constraints = dict(budget=share - settings.budget)
+        study.add_trial(optuna.trial.create_trial(value=reward, user_attrs=attributes, constraints=constraints))
     assert [point.mean_reward for point in points(study, settings) if point.best] == [-120.0]
+
+
+def test_none_is_best_where_all_cost_more_than_the_budget(tmp_path):
+    settings = settings_for(tmp_path, budget=0.4)
+    study = open_study(settings)
+    attributes = dict(rewards=[-100.0], flops=[0.9], flops_share=0.9, alone={})
+    study.add_trial(optuna.trial.create_trial(value=-100.0, user_attrs=attributes, constraints=dict(budget=0.5)))
+    assert not any(point.best for point in points(study, settings))

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import torch as th
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sb3_asym.tune.report import Point, points
 from sb3_asym.tune.settings import TuneSettings
@@ -42,11 +42,10 @@ def open_study(settings: TuneSettings) -> optuna.Study:
     else:
         # Trials of a process that died are given up after a while.
         storage = optuna.storages.RDBStorage(address, heartbeat_interval=60, grace_period=180)
-    constraint = None if settings.budget is None else _excess
     study = optuna.create_study(
         storage=storage,
         study_name=settings.study_name or settings.env,
-        sampler=optuna.samplers.TPESampler(constraints_func=constraint, constant_liar=True),
+        sampler=optuna.samplers.TPESampler(constant_liar=True),
         directions=["maximize", "minimize"] if settings.budget is None else ["maximize"],
         load_if_exists=True,
     )
@@ -56,11 +55,6 @@ def open_study(settings: TuneSettings) -> optuna.Study:
         raise ValueError(f"Study {study.study_name!r} in {address} tunes something else ({changed}): give another study name.")
     study.set_user_attr("settings", settings.fixed)
     return study
-
-
-def _excess(trial: FrozenTrial) -> Sequence[float]:
-    """Constraint: how far a trial is above the budget."""
-    return trial.user_attrs.get("excess", (1.0,))
 
 
 def tune(settings: TuneSettings, n_jobs: int = 1, on_finished: Callable[[int], Any] = lambda n_finished: None) -> list[Point]:

@@ -50,11 +50,7 @@ def points(study: optuna.Study, settings: TuneSettings) -> list[Point]:
     :return: its finished trials, cheapest first
     """
     trials = study.get_trials(states=(TrialState.COMPLETE,))
-    if settings.budget is None:
-        best = {trial.number for trial in study.best_trials}
-    else:
-        within = [trial for trial in trials if trial.user_attrs["excess"][0] <= 0]
-        best = {max(within, key=lambda trial: trial.values[0]).number} if within else set()
+    best = {trial.number for trial in study.best_trials}
     found = [
         Point(
             number=trial.number,

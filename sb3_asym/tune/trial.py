@@ -48,7 +48,7 @@ def objective(trial: optuna.Trial, settings: TuneSettings) -> float | tuple[floa
     trial.set_user_attr("flops_share", share)
     trial.set_user_attr("alone", _alone(reports))
     if settings.budget is not None:
-        trial.set_user_attr("excess", (share - settings.budget,))
+        trial.set_constraint("budget", share - settings.budget)
         return float(np.mean(rewards))
     return float(np.mean(rewards)), float(np.mean(flops))
 
