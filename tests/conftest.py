@@ -1,3 +1,7 @@
+import os
+
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody is there; read when huggingface_hub is imported
+
 import pytest
 import torch as th
 from envs import DriftEnv

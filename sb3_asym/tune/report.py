@@ -50,7 +50,10 @@ def points(study: optuna.Study, settings: TuneSettings) -> list[Point]:
     :return: its finished trials, cheapest first
     """
     trials = study.get_trials(states=(TrialState.COMPLETE,))
-    best = {trial.number for trial in study.best_trials}
+    best = study.best_trials
+    if settings.budget is not None:  # of several that return the same, the cheapest
+        best = sorted(best, key=lambda trial: trial.user_attrs["flops_share"])[:1]
+    best_numbers = {trial.number for trial in best}
     found = [
         Point(
             number=trial.number,
@@ -60,7 +63,7 @@ def points(study: optuna.Study, settings: TuneSettings) -> list[Point]:
             flops_per_inference=float(np.mean(trial.user_attrs["flops"])),
             flops_share=trial.user_attrs["flops_share"],
             alone={name: tuple(values) for name, values in trial.user_attrs["alone"].items()},
-            best=trial.number in best,
+            best=trial.number in best_numbers,
             folder=str(settings.folder(trial.number)),
         )
         for trial in trials
