@@ -47,7 +47,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "eval_every": 10_000,
         "small": [4, 4],
         "large": [128, 128],
-        "shared": (0.1, 0.5, 2.0),
+        "shared": (0.1, 0.5, 1.0, 2.0),
         "separate": (0.5,),
         "sac": {"learning_starts": 10_000},
     },

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 try:
     import typer
@@ -13,7 +13,7 @@ except ImportError:  # pragma: no cover
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 import sb3_asym
 from sb3_asym import zoo
@@ -161,6 +161,41 @@ def tune(
     typer.echo(report.training_command(choice, settings))
 
 
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="The agent: a zip file of AsymSAC, SAC, TD3, DDPG, TQC, DQN, PPO or A2C.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to: a new or an empty one.")],
+    target: Annotated[Literal["c", "onnx"], typer.Option("--format", help="C99 without dependencies, or ONNX.")] = "c",
+    env: Annotated[
+        str | None, typer.Option("--env", help="Gymnasium id: to calibrate int8 and to measure the export.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, int8, or by network: large=int8,small=fp32,master=int8.")
+    ] = "fp32",
+    prefix: Annotated[str, typer.Option(help="Of the names in C.")] = "asym",
+    episodes: Annotated[int, typer.Option("--episodes", "-n", help="Episodes to measure the exported agent over.")] = 20,
+    env_kwargs: EnvKwargs = "{}",
+    vec_normalize: Normalization = None,
+) -> None:
+    """Export to C99 or ONNX, and measure the exported agent in the loop."""
+    from sb3_asym import export as exporting
+    from sb3_asym.export.loading import load_model
+    from sb3_asym.export.recording import SampledObservations
+
+    agent = load_model(model)
+    world = None if env is None else gym.make(env, **_parse_env_kwargs(env_kwargs))
+    stand_in = DummyVecEnv([lambda: SampledObservations(agent)])
+    statistics = None if vec_normalize is None else _normalized(stand_in, vec_normalize)
+    more = {"prefix": prefix} if target == "c" else {}
+    with tqdm(unit="episode", disable=None) as bar:
+        write: Any = exporting.export_c if target == "c" else exporting.export_onnx
+        report = write(
+            agent, output, world, precision, vec_normalize=statistics, n_eval_episodes=episodes, on_episode=bar.update, **more
+        )
+    typer.echo(report)
+    typer.echo(f"Exported to {output}")
+
+
 def _add_zoo_command(verb: str, module: str) -> None:
     """A command that hands all its arguments, ``--help`` too, to the RL Zoo's."""
 
@@ -176,15 +211,21 @@ for _verb, _module in zoo.VERBS.items():
 
 
 def _make_env(env_id: str, env_kwargs: str, normalization: Path | None, **more: Any) -> VecEnv:
-    try:
-        kwargs = json.loads(env_kwargs)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--env-kwargs must be JSON such as '{{\"frame_skip\": 2}}', got {env_kwargs!r}.") from error
-    env: VecEnv = make_vec_env(env_id, env_kwargs={**kwargs, **more})
-    if normalization is not None:
-        env = VecNormalize.load(str(normalization), env)
-        env.training = env.norm_reward = False
+    env: VecEnv = make_vec_env(env_id, env_kwargs={**_parse_env_kwargs(env_kwargs), **more})
+    return env if normalization is None else _normalized(env, normalization)
+
+
+def _normalized(env: VecEnv, statistics: Path) -> VecNormalize:
+    env = VecNormalize.load(str(statistics), env)
+    env.training = env.norm_reward = False
     return env
+
+
+def _parse_env_kwargs(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--env-kwargs must be JSON such as '{{\"frame_skip\": 2}}', got {text!r}.") from error
 
 
 def main() -> None:

@@ -1,0 +1,174 @@
+"""
+From a trained model to the robot: C99 without dependencies, or ONNX.
+
+:func:`export_c` and :func:`export_onnx` write a folder; on the command line: ``sb3-asym export``.
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_asym.export.agent import DeployableAgent, deployable
+from sb3_asym.export.drivers import Driver, ModelDriver, ReferenceDriver
+from sb3_asym.export.formats import CFormat, Format, OnnxFormat
+from sb3_asym.export.quantization import parse_precision, quantize
+from sb3_asym.export.recording import Recording, SampledObservations, record
+from sb3_asym.export.report import ExportReport, errors, versions
+
+__all__ = ["DeployableAgent", "ExportReport", "deployable", "export_c", "export_onnx"]
+
+EPISODE, MANIFEST = "episode.npz", "export.json"
+N_SELFTEST_STEPS = 200
+N_RECORDED_STEPS = 1000
+CALIBRATION_EPISODES = 10
+CALIBRATION_SEED = 1_000_000
+"""Other episodes than those over which the exported agent is then measured."""
+
+
+def export_c(
+    model: BaseAlgorithm,
+    folder: str | Path,
+    env: gym.Env | str | None = None,
+    precision: str = "fp32",
+    prefix: str = "asym",
+    vec_normalize: VecNormalize | None = None,
+    n_eval_episodes: int = 20,
+    on_episode: Callable[[], Any] | None = None,
+) -> ExportReport:
+    """
+    Write ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``: C99, no allocation, no dependency
+    but ``math.h``. Only the chosen network runs.
+
+    :param model: an AsymSAC, SAC, TD3, DDPG, TQC, DQN, PPO or A2C model
+    :param folder: to write to; it is made, or must be empty
+    :param env: an env (not vectorized, not normalized) or its id: for the steps that the self-test replays, to calibrate int8,
+        and to measure the exported agent in the loop. Without one, observations are drawn from their space.
+    :param precision: "fp32", "fp16" or "int8", or by network, such as ``"large=int8,small=fp32,master=int8"``
+    :param prefix: of all names in C that are visible outside, so that a program can hold several agents
+    :param vec_normalize: statistics to fold in; those of the model's own env by default
+    :param n_eval_episodes: episodes to measure the exported agent over
+    :param on_episode: called after each episode
+    :return: what the export does to the agent
+    :raises ValueError: if the model cannot be exported or an argument is out of range
+    :raises FileExistsError: if the folder is not empty
+    """
+    return _export(CFormat(prefix), model, folder, env, precision, vec_normalize, n_eval_episodes, on_episode)
+
+
+def export_onnx(
+    model: BaseAlgorithm,
+    folder: str | Path,
+    env: gym.Env | str | None = None,
+    precision: str = "fp32",
+    vec_normalize: VecNormalize | None = None,
+    n_eval_episodes: int = 20,
+    on_episode: Callable[[], Any] | None = None,
+) -> ExportReport:
+    """
+    Write ``policy.onnx``, the agent as one graph that takes and returns the option state, and ``master.onnx`` and
+    ``sub_policy_<name>.onnx``. Needs the extra ``export``.
+
+    :param model: as for :func:`export_c`, and so are the other arguments
+    :param folder: to write to; it is made, or must be empty
+    :param env: an env or its id
+    :param precision: "fp32", "fp16" (storage) or "int8", or by network
+    :param vec_normalize: statistics to fold in
+    :param n_eval_episodes: episodes to measure the exported agent over
+    :param on_episode: called after each episode
+    :return: what the export does to the agent
+    :raises ValueError: if the model cannot be exported or an argument is out of range
+    :raises FileExistsError: if the folder is not empty
+    :raises ImportError: if onnx or onnxruntime is missing
+    """
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'sb3-asym[export]'")
+    return _export(OnnxFormat(), model, folder, env, precision, vec_normalize, n_eval_episodes, on_episode)
+
+
+def _export(
+    target: Format,
+    model: BaseAlgorithm,
+    folder: str | Path,
+    env: gym.Env | str | None,
+    precision: str,
+    vec_normalize: VecNormalize | None,
+    n_eval_episodes: int,
+    on_episode: Callable[[], Any] | None,
+) -> ExportReport:
+    vec_normalize = vec_normalize or model.get_vec_normalize_env()
+    agent = deployable(model, vec_normalize)
+    precisions = parse_precision(precision, tuple(network.name for network in agent.networks))
+    if env is None and "int8" in precisions.values():
+        raise ValueError("int8 is calibrated on observations of rollouts: name the env.")
+    world = gym.make(env) if isinstance(env, str) else env or SampledObservations(model)
+    check_for_correct_spaces(world, model.observation_space, model.action_space)
+    model_driver = ModelDriver(model, vec_normalize)
+    n_episodes = 0 if env is None else n_eval_episodes
+
+    def rollout(driver: Driver, **limits: int) -> Recording:
+        return record(driver, agent, world, on_episode=on_episode, **limits)
+
+    with _complete_or_not_at_all(Path(folder)) as written:
+        exported = agent
+        if set(precisions.values()) != {"fp32"}:
+            observations = None
+            if "int8" in precisions.values():
+                observations = rollout(model_driver, n_episodes=CALIBRATION_EPISODES, seed=CALIBRATION_SEED).observations
+            exported = quantize(agent, precisions, observations)
+        recording = rollout(model_driver if exported is agent else ReferenceDriver(exported), n_steps=N_RECORDED_STEPS)
+        target.write(exported, recording.head(N_SELFTEST_STEPS), written)
+        report = ExportReport(target.name, precisions, exported.n_bytes, agent.n_bytes)
+        try:
+            driver = target.driver(exported, written)
+            driven = rollout(driver, n_episodes=n_episodes) if n_episodes else rollout(driver, n_steps=N_RECORDED_STEPS)
+            report = replace(report, **errors(agent, driven))
+            if n_episodes:
+                report = report.with_returns(driven.returns, rollout(model_driver, n_episodes=n_episodes).returns)
+            if exported is not agent:
+                ratio = _time_ratio(target, exported, agent, written, recording)
+                report = replace(report, time_over_fp32=ratio)
+        except FileNotFoundError as error:
+            report = replace(report, not_measured=f"The exported agent was not run: {error}")
+        np.savez_compressed(written / EPISODE, **vars(recording))
+        manifest = {**report.to_dict(), **vars(target), "n_options": len(agent.sub_policies), "versions": versions()}
+        (written / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    return report
+
+
+def _time_ratio(
+    target: Format, exported: DeployableAgent, agent: DeployableAgent, folder: Path, recording: Recording, n_rounds: int = 5
+) -> float:
+    """Time of a step of what was exported ÷ that of the same in fp32: the median of interleaved rounds."""
+    with tempfile.TemporaryDirectory() as other:
+        target.write(agent, recording.head(N_SELFTEST_STEPS), Path(other))
+        pairs = ((exported, folder), (agent, Path(other)))
+        rounds = [[target.latencies(*pair, recording.observations).mean() for pair in pairs] for _ in range(n_rounds)]
+    return statistics.median(ours / fp32 for ours, fp32 in rounds)
+
+
+@contextmanager
+def _complete_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which takes its place when the block ends well."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there and not empty: name a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}_") as parent:
+        written = Path(parent) / folder.name
+        written.mkdir()
+        yield written
+        if folder.exists():
+            folder.rmdir()
+        written.rename(folder)

@@ -1,0 +1,236 @@
+"""C99 from a deployable agent."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+import sb3_asym
+from sb3_asym.export.activations import ACTIVATIONS, c_float
+from sb3_asym.export.agent import Dense, DeployableAgent, Network
+from sb3_asym.export.quantization import Int8Dense
+from sb3_asym.export.recording import Recording
+
+INDENT = " " * 4
+
+
+def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: str = "asym") -> None:
+    """
+    Write ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``.
+
+    :param agent: what to run
+    :param recording: what the self-test replays
+    :param folder: where to
+    :param prefix: of all names that are visible outside
+    :raises ValueError: if the prefix is not a C identifier
+    """
+    if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
+        raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
+    names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": sb3_asym.__version__}
+    (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent)))
+    (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper())))
+    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
+
+
+def fill(template: str, **values: str | int) -> str:
+    """
+    :param template: file in ``templates``
+    :param values: what stands for each ``$name``
+    :return: the text
+    """
+    text = files("sb3_asym.export").joinpath("templates", template).read_text()
+    return Template(text).substitute(values)
+
+
+def _header(agent: DeployableAgent) -> dict[str, str | int]:
+    parts = [f" *   {p.offset} to {p.offset + p.size - 1}: {p.name}, shape {p.shape}" for p in agent.observations]
+    bounds = [f"[{low:g}, {high:g}]" for low, high in zip(agent.low, agent.high, strict=True)]
+    text = "the index of a discrete action" if agent.output == "argmax" else f"within {', '.join(bounds)}"
+    networks = [f"{n.name} {'-'.join(map(str, _widths(n)))} ({n.precision}, {n.n_bytes} bytes)" for n in agent.networks]
+    return {
+        "title": f"A policy trained with {agent.algorithm}.",
+        "obs_dim": agent.obs_dim,
+        "action_dim": agent.action_dim,
+        "n_options": len(agent.sub_policies),
+        "option_length": agent.option_length,
+        "normalized": " (they are normalized here)" if agent.normalization else "",
+        "observation_lines": "\n".join(parts),
+        "action_text": text,
+        "network_text": "; ".join(networks),
+    }
+
+
+def _widths(network: Network) -> list[int]:
+    return [network.layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in network.layers)]
+
+
+def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
+    data: list[str] = []
+    bodies: list[str] = []
+    activations: dict[str, str] = {}
+    for number, network in enumerate(agent.networks):
+        arrays, body = _network(network, number, activations)
+        data += arrays
+        bodies.append(body)
+    normalize = ""
+    x = "obs"
+    if agent.normalization:
+        x = "x"
+        data += [_array("float", f"obs_{name}", values) for name, values in vars(agent.normalization).items()]
+        normalize = (
+            f"{INDENT}float x[{agent.obs_dim}];\n"
+            f"{INDENT}for (int i = 0; i < {prefix}_OBS_DIM; i++) {{\n"
+            f"{INDENT * 2}float v = (obs[i] - obs_mean[i]) * obs_gain[i];\n"
+            f"{INDENT * 2}x[i] = v < -obs_clip[i] ? -obs_clip[i] : v > obs_clip[i] ? obs_clip[i] : v;\n"
+            f"{INDENT}}}\n"
+        )
+    functions = [fill(f"dense_{p}.c") for p in ("fp32", "fp16", "int8") if p in {n.precision for n in agent.networks}]
+    functions += [_activation(name, expression) for expression, name in activations.items()]
+    bounds = {} if agent.output == "argmax" else {"low": agent.low, "high": agent.high}
+    data += [_array("float", f"action_{name}", values) for name, values in {**bounds, "rest": agent.rest}.items()]
+    if agent.output == "argmax" or agent.master:
+        functions.append(
+            "static int argmax(const float *values, int n)\n{\n"
+            f"{INDENT}int best = 0;\n{INDENT}for (int i = 1; i < n; i++)\n"
+            f"{INDENT * 2}best = values[i] > values[best] ? i : best;\n{INDENT}return best;\n}}\n"
+        )
+    outputs = [_widths(network)[-1] for network in agent.networks]
+    return {
+        "data": "\n".join(data),
+        "functions": "\n".join(functions),
+        "networks": "\n".join(bodies),
+        "option_names": ", ".join(json.dumps(network.name, ensure_ascii=False) for network in agent.sub_policies),
+        "n_outputs": max(outputs),
+        "n_actor_outputs": outputs[0],
+        "normalize": normalize,
+        "choose": _choose(agent, x, prefix),
+        "drive": _drive(agent, x),
+        "act": _act(agent, outputs[0], prefix),
+    }
+
+
+def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
+    if agent.master is None:
+        return f"{INDENT}steps_left = {prefix}_OPTION_LENGTH;\n"
+    return (
+        f"{INDENT}if (steps_left <= 0) {{\n"
+        f"{INDENT * 2}network_{len(agent.sub_policies)}({x}, y);\n"
+        f"{INDENT * 2}option = argmax(y, {prefix}_N_OPTIONS);\n"
+        f"{INDENT * 2}steps_left = {prefix}_OPTION_LENGTH;\n{INDENT}}}\n"
+    )
+
+
+def _drive(agent: DeployableAgent, x: str) -> str:
+    last = len(agent.sub_policies) - 1
+    branches = [f"if (option == {i})\n{INDENT * 2}network_{i}({x}, y);\n{INDENT}else " for i in range(last)]
+    call = f"network_{last}({x}, y);\n"
+    return INDENT + "".join(branches) + (f"\n{INDENT * 2}{call}" if last else call)
+
+
+def _act(agent: DeployableAgent, n_outputs: int, prefix: str) -> str:
+    if agent.output == "argmax":
+        return f"{INDENT}state->last_action[0] = (float)argmax(y, {n_outputs});\n"
+    unscale = (
+        "action_low[i] + 0.5f * (y[i] + 1.0f) * (action_high[i] - action_low[i])" if agent.output == "unscale" else "y[i]"
+    )
+    return (
+        f"{INDENT}for (int i = 0; i < {prefix}_ACTION_DIM; i++) {{\n"
+        f"{INDENT * 2}float v = {unscale};\n"
+        f"{INDENT * 2}v = v < action_low[i] ? action_low[i] : v > action_high[i] ? action_high[i] : v;\n"
+        f"{INDENT * 2}state->last_action[i] = v;\n{INDENT}}}\n"
+    )
+
+
+def _network(network: Network, number: int, activations: dict[str, str]) -> tuple[list[str], str]:
+    """
+    Its arrays, and a function that runs it.
+
+    :param network: what to run
+    :param number: names the arrays and the function
+    :param activations: function by C expression, to which those that are new here are added
+    """
+    data, calls = [], []
+    hidden = max([layer.weight.shape[0] for layer in network.layers[:-1]], default=0)
+    x = "x"
+    for index, layer in enumerate(network.layers):
+        last = index == len(network.layers) - 1
+        y = "y" if last else f"h[{index % 2}]"
+        arrays, layer_calls = _layer(layer, f"{number}_{index}", x, y)
+        data += arrays
+        calls += layer_calls
+        for module in layer.activations:
+            expression = ACTIVATIONS[type(module)].c(module)
+            name = activations.setdefault(expression, f"activate_{len(activations)}")
+            calls.append(f"{name}({y}, {layer.weight.shape[0]});")
+        x = y
+    buffers = []
+    if hidden:
+        buffers.append(f"float h[{min(2, len(network.layers) - 1)}][{hidden}];")
+    if isinstance(network.layers[0], Int8Dense):
+        buffers.append(f"uint8_t q[{max(_widths(network)[:-1])}];")
+    lines = "\n".join(INDENT + line for line in [*buffers, *calls])
+    comment = f"/* {network.name}: {'-'.join(map(str, _widths(network)))}, {network.precision} */"
+    return data, f"{comment}\nstatic void network_{number}(const float *x, float *y)\n{{\n{lines}\n}}\n"
+
+
+def _layer(layer: Dense, number: str, x: str, y: str) -> tuple[list[str], list[str]]:
+    """Arrays of a layer, and the calls that run it."""
+    n_out, n_in = layer.weight.shape
+    if isinstance(layer, Int8Dense):
+        data = [
+            _array("int8_t", f"w{number}", layer.weight),
+            *(_array("float", f"{name}{number}", getattr(layer, name)) for name in ("scale", "offset", "gain", "zero")),
+        ]
+        stride = int(len(layer.gain) > 1)
+        return data, [
+            f"quantize(gain{number}, zero{number}, {stride}, {n_in}, {x}, q);",
+            f"dense_int8(w{number}, scale{number}, offset{number}, {n_in}, {n_out}, q, {y});",
+        ]
+    c_type = {"fp32": "float", "fp16": "uint16_t"}[layer.precision]
+    data = [_array(c_type, f"w{number}", layer.weight.T), _array(c_type, f"b{number}", layer.bias)]
+    return data, [f"dense_{layer.precision}(w{number}, b{number}, {n_in}, {n_out}, {x}, {y});"]
+
+
+def _activation(name: str, expression: str) -> str:
+    return (
+        f"static void {name}(float *y, int n)\n{{\n{INDENT}for (int i = 0; i < n; i++) {{\n"
+        f"{INDENT * 2}float x = y[i];\n{INDENT * 2}y[i] = {expression};\n{INDENT}}}\n}}\n"
+    )
+
+
+def _array(c_type: str, name: str, values: np.ndarray) -> str:
+    return f"static const {c_type} {name}[{values.size}] = {{\n{_numbers(values)}\n}};"
+
+
+def _numbers(values: np.ndarray) -> str:
+    flat = np.ravel(values)
+    if flat.dtype == np.float16:
+        literals: Iterable[str] = (f"0x{bits:04x}" for bits in flat.view(np.uint16))
+    elif flat.dtype.kind == "f":
+        literals = map(c_float, flat)
+    else:
+        literals = map(str, flat.astype(int))
+    return textwrap.fill(", ".join(literals), 120, initial_indent=INDENT, subsequent_indent=INDENT)
+
+
+def _selftest(agent: DeployableAgent, recording: Recording) -> dict[str, str | int]:
+    # Where a number lies between two integers, another processor may round it to the other one.
+    tolerance = 0.02 if "int8" in {network.precision for network in agent.networks} else 1e-5
+    tolerances = tolerance * np.maximum(1, np.abs(recording.actions).max(0))
+
+    def rows(values: np.ndarray) -> str:
+        return ",\n".join(f"{INDENT}{{\n{_numbers(row)}\n{INDENT}}}" for row in values)
+
+    return {
+        "n_steps": len(recording.options),
+        "observations": rows(recording.observations),
+        "episode_starts": _numbers(recording.episode_starts),
+        "options": _numbers(recording.options),
+        "actions": rows(recording.actions),
+        "tolerances": ", ".join(map(c_float, tolerances)),
+    }

@@ -1,0 +1,279 @@
+"""ONNX from a deployable agent. Needs the extra ``export`` (onnx, onnxruntime)."""
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+import sb3_asym
+from sb3_asym.export.activations import ACTIVATIONS
+from sb3_asym.export.agent import Dense, DeployableAgent, Network
+from sb3_asym.export.quantization import Int8Dense
+
+OPSET = 21
+IR_VERSION = 10
+INT8_KERNELS = {"MatMulIntegerToFloat", "QLinearMatMul", "QGemm"}
+
+
+class Graph:
+    """
+    Nodes and constants of an ONNX graph that is being written.
+
+    :param name: begins the names of its values, which must differ from those of graphs around it
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, values: Any) -> str:
+        """
+        :param values: an array
+        :return: its name
+        """
+        name = f"{self.name}/c{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
+        """
+        :param operator: of ONNX
+        :param inputs: names, or arrays that become constants
+        :param attributes: of the operator
+        :return: the name of its result
+        """
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        result = f"{self.name}/{operator}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, names, [result], name=result, **attributes))
+        return result
+
+    def choose(self, condition: str, yes: onnx.GraphProto, no: onnx.GraphProto) -> str:
+        """
+        :param condition: name of a bool
+        :param yes: what runs where it is true
+        :param no: what runs otherwise
+        :return: the name of the result
+        """
+        return self.add("If", condition, then_branch=yes, else_branch=no)
+
+    def finish(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
+        """
+        :param inputs: of the graph
+        :param outputs: their names are the results'
+        :return: the graph
+        """
+        return helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)
+
+
+def write_onnx(agent: DeployableAgent, folder: Path) -> None:
+    """
+    Write ``policy.onnx``, and where the agent switches also ``master.onnx`` and ``sub_policy_<name>.onnx`` for each.
+
+    :param agent: what to run
+    :param folder: where to
+    :raises RuntimeError: if ONNX Runtime does not run a network that was quantized with int8 kernels
+    """
+    models = {"policy": _policy(agent)}
+    if agent.master is not None:
+        models["master"] = _single(agent, agent.master)
+        for sub_policy in agent.sub_policies:
+            file_name = re.sub(r"[^\w-]", "_", sub_policy.name)
+            models[f"sub_policy_{file_name}"] = _single(agent, sub_policy)
+    for name, model in models.items():
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, folder / f"{name}.onnx")
+    n_int8_layers = sum(len(network.layers) for network in agent.networks if network.precision == "int8")
+    n_kernels = sum(count for kind, count in operators(folder / "policy.onnx").items() if kind in INT8_KERNELS)
+    if n_kernels < n_int8_layers:
+        raise RuntimeError(f"ONNX Runtime runs only {n_kernels} of {n_int8_layers} int8 layers with int8 kernels.")
+
+
+def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """
+    :param path: of an ONNX file
+    :param optimized: where to write the graph that ONNX Runtime makes of it
+    :return: a session on one thread
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Without it, products of int8 saturate on x86 processors that lack VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if optimized is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def operators(path: Path) -> Counter[str]:
+    """
+    :param path: of an ONNX file
+    :return: how many operators of each kind ONNX Runtime really runs
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, optimized)
+        return Counter(node.op_type for node in _all_nodes(onnx.load(optimized).graph))
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _all_nodes(attribute.g)
+
+
+def _single(agent: DeployableAgent, network: Network) -> onnx.ModelProto:
+    """One network: observations in any number to actions, or to q-values and options."""
+    graph = Graph(network.name)
+    output = _network(graph, network, _observations(graph, agent))
+    if network is agent.master:
+        _rename(graph, graph.add("Identity", output), "q_values")
+        _rename(graph, graph.add("ArgMax", output, axis=1, keepdims=0), "option")
+        outputs = [_value("q_values", ["batch", len(agent.sub_policies)]), _value("option", ["batch"], TensorProto.INT64)]
+    else:
+        _rename(graph, _action(graph, agent, output), "action")
+        outputs = [_value("action", ["batch", agent.action_dim])]
+    return _model(agent, graph.finish(_inputs(agent, "batch"), outputs))
+
+
+def _policy(agent: DeployableAgent) -> onnx.ModelProto:
+    """The agent as a whole: observation and option state to action and option state."""
+    graph = Graph("policy")
+    x = _observations(graph, agent)
+    due = graph.add("LessOrEqual", "steps_left_in", np.zeros(1, dtype=np.int64))
+    option: Any = np.zeros(1, dtype=np.int64)
+    if agent.master is not None:
+        master, keep = Graph("master"), Graph("keep")
+        chosen = master.add("ArgMax", _network(master, agent.master, x), axis=1, keepdims=0)
+        kept = keep.add("Identity", "option_in")
+        branches = [
+            branch.finish([], [_value(name, [1], TensorProto.INT64)]) for branch, name in ((master, chosen), (keep, kept))
+        ]
+        option = graph.choose(due, *branches)
+    _rename(graph, graph.add("Identity", option), "option")
+    left = graph.add("Where", due, np.array([agent.option_length]), "steps_left_in")
+    _rename(graph, graph.add("Sub", left, np.ones(1, dtype=np.int64)), "steps_left")
+    _rename(graph, graph.add("Identity", _drive(graph, agent, x, 0)), "action")
+    state = [_value(name, [1], TensorProto.INT64) for name in ("option_in", "steps_left_in")]
+    outputs = [
+        _value("action", [1, agent.action_dim]),
+        _value("option", [1], TensorProto.INT64),
+        _value("steps_left", [1], TensorProto.INT64),
+    ]
+    return _model(agent, graph.finish([*_inputs(agent, 1), *state], outputs))
+
+
+def _drive(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
+    """The action of the option in force, which is ``first`` or one after it."""
+    if first == len(agent.sub_policies) - 1:
+        return _action(graph, agent, _network(graph, agent.sub_policies[first], x))
+    is_first = graph.add("Equal", "option", np.array([first]))
+    this, rest = Graph(f"option{first}"), Graph(f"after{first}")
+    actions = [
+        _action(this, agent, _network(this, agent.sub_policies[first], x)),
+        _drive(rest, agent, x, first + 1),
+    ]
+    outputs = [_value(name, [1, agent.action_dim]) for name in actions]
+    return graph.choose(is_first, this.finish([], outputs[:1]), rest.finish([], outputs[1:]))
+
+
+def _observations(graph: Graph, agent: DeployableAgent) -> str:
+    """The normalized flat vector."""
+    parts = [graph.add("Flatten", part.name, axis=1) for part in agent.observations]
+    x = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
+    if agent.normalization is not None:
+        mean, gain, clip = vars(agent.normalization).values()
+        x = graph.add("Min", graph.add("Max", graph.add("Mul", graph.add("Sub", x, mean), gain), -clip), clip)
+    return x
+
+
+def _network(graph: Graph, network: Network, x: str) -> str:
+    for layer in network.layers:
+        x = _int8_dense(graph, layer, x) if isinstance(layer, Int8Dense) else _dense(graph, layer, x)
+        for module in layer.activations:
+            activation = ACTIVATIONS[type(module)]
+            attributes = activation.attributes(module)
+            if activation.onnx == "Clip":
+                x = graph.add("Clip", x, *(np.float32(value) for value in attributes.values()))
+            else:
+                x = graph.add(activation.onnx, x, **attributes)
+    return x
+
+
+def _dense(graph: Graph, layer: Dense, x: str) -> str:
+    weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
+    if layer.precision == "fp16":  # ONNX Runtime does this once, when it loads the graph
+        weight, bias = (graph.add("Cast", name, to=TensorProto.FLOAT) for name in (weight, bias))
+    return graph.add("Gemm", x, weight, bias, transB=1)
+
+
+def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
+    """In the QDQ form, of which ONNX Runtime makes integer kernels."""
+    if len(layer.gain) > 1:  # an operator takes one range for all inputs, so these are brought to the same
+        zero, step = np.uint8(128), np.float32(1)
+        x = graph.add("Add", graph.add("Mul", x, layer.gain), layer.zero - np.float32(zero))
+    else:
+        zero, step = np.uint8(layer.zero[0]), np.float32(1 / layer.gain[0])
+    quantized = graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, step, zero), step, zero)
+    signed = np.zeros(len(layer.scale), dtype=np.int8)
+    weight = graph.add("DequantizeLinear", layer.weight.T.copy(), layer.scale / step, signed, axis=1)
+    bias = np.rint(layer.offset_for(float(zero)) / layer.scale).astype(np.int32)  # in units of the sums
+    return graph.add("Gemm", quantized, weight, graph.add("DequantizeLinear", bias, layer.scale, axis=0))
+
+
+def _action(graph: Graph, agent: DeployableAgent, output: str) -> str:
+    """Actions in the env's bounds, of a network's outputs."""
+    if agent.output == "argmax":
+        return graph.add("Cast", graph.add("ArgMax", output, axis=1, keepdims=1), to=TensorProto.FLOAT)
+    if agent.output == "unscale":
+        span = (agent.high - agent.low) / 2
+        output = graph.add("Add", graph.add("Mul", output, span), agent.low + span)
+    return graph.add("Min", graph.add("Max", output, agent.low), agent.high)
+
+
+def _inputs(agent: DeployableAgent, batch: int | str) -> list[onnx.ValueInfoProto]:
+    return [_value(part.name, [batch, *part.shape]) for part in agent.observations]
+
+
+def _value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _rename(graph: Graph, result: str, name: str) -> None:
+    """Give the result of the last node a name of its own."""
+    assert graph.nodes[-1].output[0] == result
+    graph.nodes[-1].output[0] = name
+
+
+def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="sb3-asym",
+        producer_version=sb3_asym.__version__,
+    )
+    helper.set_model_props(
+        model,
+        {
+            "algorithm": agent.algorithm,
+            "option_names": json.dumps([network.name for network in agent.sub_policies]),
+            "option_length": str(agent.option_length),
+            "observation": json.dumps({part.name: part.shape for part in agent.observations}),
+            "action_low": json.dumps(agent.low.tolist()),
+            "action_high": json.dumps(agent.high.tolist()),
+            "precision": json.dumps({network.name: network.precision for network in agent.networks}),
+            "onnx": onnx.__version__,
+        },
+    )
+    return model

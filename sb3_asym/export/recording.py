@@ -1,0 +1,124 @@
+"""Rollouts of a driver in an env: what self-tests replay, what int8 is calibrated on, what reports measure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_asym.export.agent import DeployableAgent
+from sb3_asym.export.drivers import Driver
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    Steps that a driver made.
+
+    :param observations: ``(n_steps, obs_dim)`` float32, flat, as the env gave them
+    :param episode_starts: ``(n_steps,)`` True where an episode starts
+    :param options: ``(n_steps,)`` in force
+    :param actions: ``(n_steps, action_dim)`` float32
+    :param returns: ``(n_episodes,)`` of the episodes that ended
+    """
+
+    observations: np.ndarray
+    episode_starts: np.ndarray
+    options: np.ndarray
+    actions: np.ndarray
+    returns: np.ndarray
+
+    def choices(self, option_length: int) -> np.ndarray:
+        """
+        :param option_length: env steps for which a choice is held
+        :return: ``(n_choices,)`` the steps where the master was asked
+        """
+        steps = np.arange(len(self.options))
+        age = steps - np.maximum.accumulate(np.where(self.episode_starts, steps, 0))
+        return np.flatnonzero(age % option_length == 0)
+
+    def head(self, n_steps: int) -> "Recording":
+        """
+        :param n_steps: how many
+        :return: the first of its steps
+        """
+        return Recording(*(values[:n_steps] for values in vars(self).values()))
+
+
+def record(
+    driver: Driver,
+    agent: DeployableAgent,
+    env: gym.Env,
+    n_episodes: int | None = None,
+    n_steps: int | None = None,
+    seed: int = 0,
+    on_episode: Callable[[], Any] | None = None,
+) -> Recording:
+    """
+    Drive the env, until so many episodes or, whichever comes first, steps are over.
+
+    :param driver: who drives
+    :param agent: knows how observations are flattened
+    :param env: not vectorized; episode ``i`` is seeded with ``seed + i``
+    :param n_episodes: to stop after
+    :param n_steps: to stop after, in the middle of an episode if need be
+    :param seed: of the env
+    :param on_episode: called after each episode
+    :return: what happened
+    """
+    observations: list[np.ndarray] = []
+    starts: list[bool] = []
+    options: list[int] = []
+    actions: list[np.ndarray] = []
+    returns: list[float] = []
+    while (n_episodes is None or len(returns) < n_episodes) and (n_steps is None or len(options) < n_steps):
+        observation, _ = env.reset(seed=seed + len(returns))
+        driver.reset()
+        done, total = False, 0.0
+        starts.append(True)
+        while not done and (n_steps is None or len(options) < n_steps):
+            option, action = driver.step(observation)
+            observations.append(agent.flatten(observation))
+            options.append(option)
+            actions.append(action)
+            observation, reward, terminated, truncated, _ = env.step(env_action(env.action_space, action))
+            total += float(reward)
+            done = terminated or truncated
+            starts.append(done)
+        starts.pop()
+        if done:
+            returns.append(total)
+            if on_episode is not None:
+                on_episode()
+    return Recording(np.array(observations), np.array(starts), np.array(options), np.array(actions), np.array(returns))
+
+
+def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
+    """
+    :param space: of the env's actions
+    :param action: ``(action_dim,)``, flat
+    :return: the action in the form that the env takes
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(action[0])
+    return action.reshape(space.shape).astype(space.dtype)
+
+
+class SampledObservations(gym.Env):
+    """
+    Stands in for the env where none was named: observations are drawn from their space.
+
+    :param model: whose spaces it has
+    """
+
+    def __init__(self, model: BaseAlgorithm):
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: object) -> tuple:
+        return self.observation_space.sample(), 0.0, False, False, {}

@@ -1,0 +1,21 @@
+/* q = round(clip(gain x + zero)); there is one gain and zero for all, or (stride 1) one for each. */
+static void quantize(const float *gain, const float *zero, int stride, int n, const float *restrict x, uint8_t *restrict q)
+{
+    for (int i = 0; i < n; i++) {
+        float v = x[i] * gain[i * stride] + zero[i * stride];
+        v = v < 0.0f ? 0.0f : v > 255.0f ? 255.0f : v;
+        q[i] = (uint8_t)(v + 0.5f);
+    }
+}
+
+/* y = scale (w q) + b, with sums in int32. */
+static void dense_int8(const int8_t *w, const float *scale, const float *b, int n_in, int n_out,
+                       const uint8_t *restrict q, float *restrict y)
+{
+    for (int j = 0; j < n_out; j++, w += n_in) {
+        int32_t sum = 0;
+        for (int i = 0; i < n_in; i++)
+            sum += (int32_t)w[i] * q[i];
+        y[j] = scale[j] * (float)sum + b[j];
+    }
+}
