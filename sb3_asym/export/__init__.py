@@ -32,6 +32,7 @@ __all__ = ["DeployableAgent", "ExportReport", "deployable", "export_c", "export_
 EPISODE, MANIFEST = "episode.npz", "export.json"
 N_SELFTEST_STEPS = 200
 N_RECORDED_STEPS = 1000
+N_CHECKED_STEPS = 20
 CALIBRATION_EPISODES = 10
 CALIBRATION_SEED = 1_000_000
 """Other episodes than those over which the exported agent is then measured."""
@@ -108,6 +109,8 @@ def _export(
     n_eval_episodes: int,
     on_episode: Callable[[], Any] | None,
 ) -> ExportReport:
+    if n_eval_episodes < 0:
+        raise ValueError(f"n_eval_episodes must be at least 0, got {n_eval_episodes}.")
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     agent = deployable(model, vec_normalize)
     precisions = parse_precision(precision, tuple(network.name for network in agent.networks))
@@ -122,6 +125,7 @@ def _export(
         return record(driver, agent, world, on_episode=on_episode, **limits)
 
     with _complete_or_not_at_all(Path(folder)) as written:
+        _check_that_predict_agrees(agent, rollout(model_driver, n_steps=N_CHECKED_STEPS))
         exported = agent
         if set(precisions.values()) != {"fp32"}:
             observations = None
@@ -148,6 +152,14 @@ def _export(
     return report
 
 
+def _check_that_predict_agrees(agent: DeployableAgent, recording: Recording) -> None:
+    """A policy may be a subclass that does more than its layers."""
+    actions = agent.actions(recording.observations, recording.options)
+    differ = np.abs(actions - recording.actions).max(1) > 1e-3 * np.maximum(1, np.abs(recording.actions).max(1))
+    if differ.mean() > 0.1:  # a discrete action may differ where two are as good
+        raise ValueError("The model's predict does not do what its layers do: such a policy cannot be exported.")
+
+
 def _time_ratio(
     target: Format, exported: DeployableAgent, agent: DeployableAgent, folder: Path, recording: Recording, n_rounds: int = 5
 ) -> float:
@@ -164,11 +176,15 @@ def _complete_or_not_at_all(folder: Path) -> Iterator[Path]:
     """A folder to write to, which takes its place when the block ends well."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty: name a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}_") as parent:
-        written = Path(parent) / folder.name
+    # A folder that is there may be the current one, or a mounted one, so it stays.
+    home = folder if folder.exists() else folder.parent
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home, prefix=".export_") as parent:
+        written = Path(parent) / "written"
         written.mkdir()
         yield written
-        if folder.exists():
-            folder.rmdir()
-        written.rename(folder)
+        if home is folder:
+            for file in written.iterdir():
+                file.rename(folder / file.name)
+        else:
+            written.rename(folder)

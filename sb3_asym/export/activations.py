@@ -12,11 +12,13 @@ class Activation(NamedTuple):
     :param c: takes the torch module, gives a C expression of ``x``
     :param onnx: name of the operator
     :param attributes: takes the torch module, gives the operator's attributes
+    :param supports: takes the torch module, says whether its settings can be exported
     """
 
     c: Callable[[Any], str]
     onnx: str
     attributes: Callable[[Any], dict[str, float]] = lambda _: {}
+    supports: Callable[[Any], bool] = lambda _: True
 
 
 def c_float(value: float) -> str:
@@ -42,7 +44,9 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
         "LeakyRelu",
         lambda m: {"alpha": float(m.negative_slope)},
     ),
-    nn.Softplus: Activation(lambda _: "x > 20.0f ? x : log1pf(expf(x))", "Softplus"),
+    nn.Softplus: Activation(
+        lambda _: "x > 20.0f ? x : log1pf(expf(x))", "Softplus", supports=lambda m: (m.beta, m.threshold) == (1, 20)
+    ),
     nn.Hardtanh: Activation(
         lambda m: f"x < {c_float(m.min_val)} ? {c_float(m.min_val)} : x > {c_float(m.max_val)} ? {c_float(m.max_val)} : x",
         "Clip",

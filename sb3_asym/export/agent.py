@@ -301,11 +301,14 @@ def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
         if isinstance(module, nn.Linear):
             bias = np.zeros(module.out_features, dtype=np.float32) if module.bias is None else _array(module.bias)
             layers.append(Dense(_array(module.weight), bias, ()))
-        elif type(module) in ACTIVATIONS and layers:
+        elif layers and type(module) in ACTIVATIONS and ACTIVATIONS[type(module)].supports(module):
             layers[-1] = replace(layers[-1], activations=(*layers[-1].activations, module))
         else:
             supported = ", ".join(["Linear", *(kind.__name__ for kind in ACTIVATIONS)])
-            raise ValueError(f"The {type(module).__name__} layer of {name} cannot be exported; these can: {supported}.")
+            layer = " ".join(str(module).split())
+            raise ValueError(f"The layer {layer} of {name} cannot be exported; these can: {supported}.")
+    if [layer.weight.shape[1] for layer in layers] != [extractor.features_dim, *(len(layer.bias) for layer in layers[:-1])]:
+        raise ValueError(f"The layers of {name} are no plain chain from the observation on: {name} cannot be exported.")
     return Network(name, tuple(layers))
 
 

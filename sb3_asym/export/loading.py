@@ -2,9 +2,11 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 ALGORITHMS = {
@@ -32,5 +34,8 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     known = {**ALGORITHMS, "stable_baselines3.common.policies": on_policy}
     for start, (package, name) in known.items():
         if module.startswith(start):
-            return getattr(import_module(package), name).load(path, device="cpu")
+            algorithm = getattr(import_module(package), name)
+            # HER's replay buffer would ask for the env; none is needed here.
+            memory: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
+            return algorithm.load(path, device="cpu", **(memory if issubclass(algorithm, OffPolicyAlgorithm) else {}))
     raise ValueError(f"{path} has a policy of {module}, which has no deployable form here.")

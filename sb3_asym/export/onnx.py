@@ -80,8 +80,13 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
 
     :param agent: what to run
     :param folder: where to
+    :raises ValueError: if a part of the observation has the name of another input or of an output
     :raises RuntimeError: if ONNX Runtime does not run a network that was quantized with int8 kernels
     """
+    taken = {"action", "option", "option_in", "q_values", "steps_left", "steps_left_in"}
+    for part in agent.observations:
+        if part.name in taken:
+            raise ValueError(f"The observation's {part.name!r} has a name that the ONNX graph needs: rename it in the env.")
     models = {"policy": _policy(agent)}
     if agent.master is not None:
         models["master"] = _single(agent, agent.master)
@@ -219,7 +224,8 @@ def _dense(graph: Graph, layer: Dense, x: str) -> str:
 
 def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
     """In the QDQ form, of which ONNX Runtime makes integer kernels."""
-    if len(layer.gain) > 1:  # an operator takes one range for all inputs, so these are brought to the same
+    if not (layer.zero.size == 1 and layer.zero[0] in range(256)):
+        # An operator takes one range for all inputs, with a whole number as its zero, so these are brought to the same.
         zero, step = np.uint8(128), np.float32(1)
         x = graph.add("Add", graph.add("Mul", x, layer.gain), layer.zero - np.float32(zero))
     else:
