@@ -184,12 +184,13 @@ def _layer(layer: Dense, number: str, x: str, y: str) -> tuple[list[str], list[s
     if isinstance(layer, Int8Dense):
         data = [
             _array("int8_t", f"w{number}", layer.weight),
-            *(_array("float", f"{name}{number}", getattr(layer, name)) for name in ("scale", "offset", "gain", "zero")),
+            _array("uint16_t", f"ratio{number}", layer.ratio),
+            *(_array("float", f"{name}{number}", getattr(layer, name)) for name in ("offset", "gain", "zero")),
         ]
         stride = int(len(layer.gain) > 1)
         return data, [
             f"quantize(gain{number}, zero{number}, {stride}, {n_in}, {x}, q);",
-            f"dense_int8(w{number}, scale{number}, offset{number}, {n_in}, {n_out}, q, {y});",
+            f"dense_int8(w{number}, {c_float(layer.unit[0])}, ratio{number}, offset{number}, {n_in}, {n_out}, q, {y});",
         ]
     c_type = {"fp32": "float", "fp16": "uint16_t"}[layer.precision]
     data = [_array(c_type, f"w{number}", layer.weight.T), _array(c_type, f"b{number}", layer.bias)]

@@ -13,7 +13,7 @@ import torch as th
 from sb3_asym.export.agent import Dense, DeployableAgent, Network
 
 PRECISIONS = ("fp32", "fp16", "int8")
-LEVELS = 255
+LEVELS, RATIOS = 255, 65535
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,21 @@ class Int8Dense(Dense):
     :math:`y_j = s_j \sum_i w_{ji} (q_i - z_i) + b_j`.
 
     :param weight: ``(n_out, n_in)`` int8
-    :param scale: ``(n_out,)`` s
+    :param unit: ``(1,)`` what s is counted in
+    :param ratio: ``(n_out,)`` uint16, s ÷ unit
     :param gain: g, ``(n_in,)`` in the first layer, ``(1,)`` after it
     :param zero: z, likewise; whole numbers after the first layer
     """
 
-    scale: np.ndarray
+    unit: np.ndarray
+    ratio: np.ndarray
     gain: np.ndarray
     zero: np.ndarray
+
+    @property
+    def scale(self) -> np.ndarray:
+        """``(n_out,)`` s."""
+        return self.unit * self.ratio
 
     def linear(self, x: th.Tensor) -> th.Tensor:
         quantized = th.floor((x * th.as_tensor(self.gain) + th.as_tensor(self.zero)).clamp(0, LEVELS) + 0.5)
@@ -120,12 +127,18 @@ def _int8_layer(layer: Dense, inputs: np.ndarray, first: bool) -> Int8Dense:
     step = np.maximum(high - low, 1e-6) / LEVELS
     zero = -low / step if first else np.rint(-low / step)
     weight = layer.weight * step
-    scale = np.maximum(np.abs(weight).max(1), 1e-12) / 127
+    # Where all weights are tiny, the scale is such that the bias, in units of it, remains an int32.
+    scale = np.maximum(np.abs(weight).max(1) / 127, np.maximum(np.abs(layer.bias), 1e-6) / 2**30)
+    # Two bytes for each output instead of four; the weights are rounded in what is then their scale, so nothing is lost.
+    unit = np.float32(scale.max() / RATIOS)
+    ratio = np.clip(np.ceil(scale / unit), 1, RATIOS).astype(np.uint16)
+    scale = unit * ratio
     return Int8Dense(
-        weight=np.rint(weight / scale[:, None]).astype(np.int8),
+        weight=np.rint(weight / scale[:, None]).clip(-127, 127).astype(np.int8),
         bias=layer.bias,
         activations=layer.activations,
-        scale=scale.astype(np.float32),
+        unit=np.array([unit]),
+        ratio=ratio,
         gain=(1 / step).astype(np.float32),
         zero=zero.astype(np.float32),
     )

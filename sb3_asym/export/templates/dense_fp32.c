@@ -7,7 +7,7 @@ static void dense_fp32(const float *w, const float *b, int n_in, int n_out, cons
     for (; i + 3 < n_in; i += 4, w += 4 * n_out)
         for (int j = 0; j < n_out; j++)
             y[j] += (w[j] * x[i] + w[j + n_out] * x[i + 1]) + (w[j + 2 * n_out] * x[i + 2] + w[j + 3 * n_out] * x[i + 3]);
-    for (; i < n_in; i++, w += n_out)
+    for (int rest = n_in % 4; rest > 0; rest--, i++, w += n_out)
         for (int j = 0; j < n_out; j++)
             y[j] += w[j] * x[i];
 }

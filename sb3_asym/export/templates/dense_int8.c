@@ -8,14 +8,14 @@ static void quantize(const float *gain, const float *zero, int stride, int n, co
     }
 }
 
-/* y = scale (w q) + b, with sums in int32. */
-static void dense_int8(const int8_t *w, const float *scale, const float *b, int n_in, int n_out,
+/* y = unit ratio (w q) + b, with sums in int32. */
+static void dense_int8(const int8_t *w, float unit, const uint16_t *ratio, const float *b, int n_in, int n_out,
                        const uint8_t *restrict q, float *restrict y)
 {
     for (int j = 0; j < n_out; j++, w += n_in) {
         int32_t sum = 0;
         for (int i = 0; i < n_in; i++)
             sum += (int32_t)w[i] * q[i];
-        y[j] = scale[j] * (float)sum + b[j];
+        y[j] = unit * (float)ratio[j] * (float)sum + b[j];
     }
 }
