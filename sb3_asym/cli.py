@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any, Literal
 
 try:
@@ -216,9 +217,12 @@ def _make_env(env_id: str, env_kwargs: str, normalization: Path | None, **more: 
 
 
 def _normalized(env: VecEnv, statistics: Path) -> VecNormalize:
-    env = VecNormalize.load(str(statistics), env)
-    env.training = env.norm_reward = False
-    return env
+    try:
+        normalized = VecNormalize.load(str(statistics), env)
+    except (AssertionError, AttributeError, EOFError, KeyError, UnpicklingError) as error:
+        raise ValueError(f"{statistics} holds no statistics that VecNormalize.save wrote for such an env ({error}).") from error
+    normalized.training = normalized.norm_reward = False
+    return normalized
 
 
 def _parse_env_kwargs(text: str) -> dict[str, Any]:

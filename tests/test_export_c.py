@@ -201,7 +201,7 @@ def test_an_action_that_would_not_be_finite_holds_the_last_one(written, tmp_path
 
 
 def test_only_the_chosen_network_runs(written, tmp_path):
-    folder, agent, recording = written("fp16")
+    folder, _, recording = written("fp16")
     code = (folder / "asym_policy.c").read_text()
     counted = re.sub(r"(static void network_(\d)\(.*\n\{\n)", r"\1    n_calls[\2]++;\n", code)
     counted = counted.replace("#include <math.h>", "#include <math.h>\nint n_calls[4];")

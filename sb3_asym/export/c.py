@@ -129,7 +129,7 @@ def _drive(agent: DeployableAgent, x: str) -> str:
     last = len(agent.sub_policies) - 1
     branches = [f"if (option == {i})\n{INDENT * 2}network_{i}({x}, y);\n{INDENT}else " for i in range(last)]
     call = f"network_{last}({x}, y);\n"
-    return INDENT + "".join(branches) + (f"\n{INDENT * 2}{call}" if last else call)
+    return INDENT + "".join(branches).rstrip() + (f"\n{INDENT * 2}{call}" if last else call)
 
 
 def _act(agent: DeployableAgent, n_outputs: int, prefix: str) -> str:

@@ -207,11 +207,10 @@ def _network(graph: Graph, network: Network, x: str) -> str:
         x = _int8_dense(graph, layer, x) if isinstance(layer, Int8Dense) else _dense(graph, layer, x)
         for module in layer.activations:
             activation = ACTIVATIONS[type(module)]
-            attributes = activation.attributes(module)
-            if activation.onnx == "Clip":
-                x = graph.add("Clip", x, *(np.float32(value) for value in attributes.values()))
+            if activation.onnx == "Clip":  # itself, it would keep ONNX Runtime from an int8 kernel for the layer before it
+                x = graph.add("Min", graph.add("Max", x, np.float32(module.min_val)), np.float32(module.max_val))
             else:
-                x = graph.add(activation.onnx, x, **attributes)
+                x = graph.add(activation.onnx, x, **activation.attributes(module))
     return x
 
 
