@@ -13,6 +13,7 @@ except ImportError:  # pragma: no cover
     sys.exit("The command line needs typer and tqdm: pip install 'sb3-asym[cli]'")
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
@@ -63,9 +64,7 @@ def evaluate(
         report = evaluate_agent(agent, vec_env, episodes, not stochastic, seed, compare, on_episode=bar.update)
     typer.echo(report)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-        typer.echo(f"Report: {output}")
+        _write_report(report, output)
 
 
 @app.command()
@@ -181,12 +180,10 @@ def export(
     """Export to C99 or ONNX, and measure the exported agent in the loop."""
     from sb3_asym import export as exporting
     from sb3_asym.export.loading import load_model
-    from sb3_asym.export.recording import SampledObservations
 
     agent = load_model(model)
     world = None if env is None else gym.make(env, **_parse_env_kwargs(env_kwargs))
-    stand_in = DummyVecEnv([lambda: SampledObservations(agent)])
-    statistics = None if vec_normalize is None else _normalized(stand_in, vec_normalize)
+    statistics = None if vec_normalize is None else _statistics_for(agent, vec_normalize)
     more = {"prefix": prefix} if target == "c" else {}
     with tqdm(unit="episode", disable=None) as bar:
         write: Any = exporting.export_c if target == "c" else exporting.export_onnx
@@ -195,6 +192,28 @@ def export(
         )
     typer.echo(report)
     typer.echo(f"Exported to {output}")
+
+
+@app.command()
+def bench_export(
+    folder: Annotated[Path, typer.Argument(help="Folder that `sb3-asym export` wrote.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The agent that was exported: to measure each sub-policy and predict too.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this JSON file.")] = None,
+    vec_normalize: Normalization = None,
+) -> None:
+    """Measure an export: time, instructions, memory and energy of a step, here and on a Cortex-M4."""
+    from sb3_asym.export.bench import bench
+    from sb3_asym.export.loading import load_model
+
+    agent = None if model is None else load_model(model)
+    statistics = None if agent is None or vec_normalize is None else _statistics_for(agent, vec_normalize)
+    with tqdm(unit="measurement", disable=None) as bar:
+        report = bench(folder, agent, statistics, on_measured=bar.update)
+    typer.echo(report)
+    if output is not None:
+        _write_report(report, output)
 
 
 def _add_zoo_command(verb: str, module: str) -> None:
@@ -220,9 +239,24 @@ def _normalized(env: VecEnv, statistics: Path) -> VecNormalize:
     try:
         normalized = VecNormalize.load(str(statistics), env)
     except (AssertionError, AttributeError, EOFError, KeyError, UnpicklingError) as error:
-        raise ValueError(f"{statistics} holds no statistics that VecNormalize.save wrote for such an env ({error}).") from error
+        raise ValueError(
+            f"{statistics} holds no statistics that VecNormalize.save wrote for such an env ({error})."
+        ) from error
     normalized.training = normalized.norm_reward = False
     return normalized
+
+
+def _statistics_for(model: BaseAlgorithm, statistics: Path) -> VecNormalize:
+    """Statistics without the env."""
+    from sb3_asym.export.recording import SampledObservations
+
+    return _normalized(DummyVecEnv([lambda: SampledObservations(model)]), statistics)
+
+
+def _write_report(report: Any, output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    typer.echo(f"Report: {output}")
 
 
 def _parse_env_kwargs(text: str) -> dict[str, Any]:

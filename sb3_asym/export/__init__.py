@@ -147,7 +147,12 @@ def _export(
         except FileNotFoundError as error:
             report = replace(report, not_measured=f"The exported agent was not run: {error}")
         np.savez_compressed(written / EPISODE, **vars(recording))
-        manifest = {**report.to_dict(), **vars(target), "n_options": len(agent.sub_policies), "versions": versions()}
+        form = {
+            "n_options": len(agent.sub_policies),
+            "option_length": agent.option_length,
+            "observation": {part.name: part.shape for part in agent.observations},
+        }
+        manifest = {**report.to_dict(), **vars(target), **form, "versions": versions()}
         (written / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return report
 

@@ -228,12 +228,18 @@ class DeployableAgent:
         """
         x = self.normalize(observations)
         outputs = np.stack([sub_policy.forward(x).numpy() for sub_policy in self.sub_policies])
-        output = outputs[options, np.arange(len(options))]
+        return self.as_actions(outputs[options, np.arange(len(options))])
+
+    def as_actions(self, outputs: np.ndarray) -> np.ndarray:
+        """
+        :param outputs: ``(batch, n_out)`` of sub-policies
+        :return: ``(batch, action_dim)`` float32
+        """
         if self.output == "argmax":
-            return output.argmax(1, keepdims=True).astype(np.float32)
+            return outputs.argmax(1, keepdims=True).astype(np.float32)
         if self.output == "unscale":
-            output = self.low + np.float32(0.5) * (output + 1) * (self.high - self.low)
-        return np.clip(output, self.low, self.high)
+            outputs = self.low + np.float32(0.5) * (outputs + 1) * (self.high - self.low)
+        return np.clip(outputs, self.low, self.high)
 
     def alone(self, option: int) -> "DeployableAgent":
         """

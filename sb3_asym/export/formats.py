@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,18 +73,29 @@ class CFormat:
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return np.array(printed.split(), dtype=np.float64)
 
-    def replay_command(self, folder: Path, build: Path, observations: np.ndarray, n_rounds: int) -> list[str]:
+    def source(self, folder: Path) -> Path:
+        """
+        :param folder: with the code
+        :return: the file that has the agent
+        """
+        return folder / f"{self.prefix}_policy.c"
+
+    def replay_command(
+        self, folder: Path, build: Path, observations: np.ndarray, n_rounds: int, compiler: Sequence[str] | None = None
+    ) -> list[str]:
         """
         :param folder: with the code
         :param build: where the program goes
         :param observations: ``(n_steps, obs_dim)``
         :param n_rounds: how often they are replayed
-        :return: the command that replays them and prints the time of each step
+        :param compiler: with its flags; the system's by default, to be fast on this machine
+        :return: the command that replays them and prints the time of each step; with one more argument it only replays
         """
+        compiler = compiler or (c_compiler(), *C_FLAGS)
         (build / "replay.c").write_text(fill("replay.c", prefix=self.prefix, PREFIX=self.prefix.upper()))
         observations.astype(np.float32).tofile(build / "observations")
-        sources = [build / "replay.c", folder / f"{self.prefix}_policy.c"]
-        subprocess.run([c_compiler(), *C_FLAGS, "-I", folder, *sources, "-o", build / "replay", "-lm"], check=True)
+        sources = [build / "replay.c", self.source(folder)]
+        subprocess.run([*compiler, "-I", folder, *sources, "-o", build / "replay", "-lm"], check=True)
         return [str(build / "replay"), str(build / "observations"), str(len(observations)), str(n_rounds)]
 
 

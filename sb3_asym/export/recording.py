@@ -46,6 +46,13 @@ class Recording:
         """
         return Recording(*(values[:n_steps] for values in vars(self).values()))
 
+    def first_episode(self) -> "Recording":
+        """
+        :return: its steps up to the second start of an episode
+        """
+        starts = np.flatnonzero(self.episode_starts)
+        return self.head(int(starts[1]) if len(starts) > 1 else len(self.options))
+
 
 def record(
     driver: Driver,
