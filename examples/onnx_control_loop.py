@@ -1,0 +1,41 @@
+"""
+Drives an env with an exported agent. Needs numpy, onnxruntime and gymnasium only:
+
+sb3-asym export outputs/half_cheetah/final.zip --format onnx -o outputs/half_cheetah/onnx
+python examples/onnx_control_loop.py outputs/half_cheetah/onnx HalfCheetah-v5
+"""
+
+import argparse
+import json
+
+import gymnasium as gym
+import numpy as np
+import onnxruntime
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("folder", help="what sb3-asym export --format onnx wrote")
+parser.add_argument("env", help="Gymnasium id, such as HalfCheetah-v5")
+parser.add_argument("--env-kwargs", type=json.loads, default={}, help="arguments of the env as JSON")
+parser.add_argument("--seed", type=int, default=0)
+arguments = parser.parse_args()
+
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.add_session_config_entry("session.x64quantprecision", "1")  # int8 exact on x86 processors without VNNI, too
+session = onnxruntime.InferenceSession(f"{arguments.folder}/policy.onnx", options)
+names = json.loads(session.get_modelmeta().custom_metadata_map["option_names"])
+env = gym.make(arguments.env, **arguments.env_kwargs)
+
+observation, _ = env.reset(seed=arguments.seed)
+option, steps_left = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)  # an episode starts
+total, uses, done = 0.0, [0] * len(names), False
+while not done:
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    feeds = {name: np.asarray(part, dtype=np.float32)[None] for name, part in parts.items()}
+    action, option, steps_left = session.run(None, {**feeds, "option_in": option, "steps_left_in": steps_left})
+    observation, reward, terminated, truncated, _ = env.step(action[0].reshape(env.action_space.shape))
+    total, done = total + float(reward), terminated or truncated
+    uses[option[0]] += 1
+print(f"return {total:.3f} in {sum(uses)} steps")
+for name, use in zip(names, uses, strict=True):
+    print(f"{name}: {use / sum(uses):.1%} of the steps")
