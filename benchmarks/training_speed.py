@@ -42,7 +42,7 @@ N_WARM_UP = 400
 N_ROUNDS = 5
 SIZES = {64: {2: (8, 64), 3: (8, 32, 64), 4: (8, 16, 32, 64)}, 256: {2: (32, 256), 3: (32, 128, 256), 4: (32, 64, 128, 256)}}
 """Units per layer by the largest network and K, two hidden layers each."""
-N_STEPS = {64: 240, 256: 80}
+N_STEPS = {64: 400, 256: 120}
 CRITICS = ("shared", "separate")
 OUTPUT = Path(__file__).parent / "results" / "training_speed.json"
 Learn = Callable[[int], Any]
@@ -147,7 +147,7 @@ def update_flops(model: AsymSAC) -> int:
     batch = model.replay_buffer.sample(BATCH)
     noise = th.randn(model.policy.n_options, 2, *batch.actions.shape, device=model.device)
     role = update.master
-    master = [role.state, role.target, model.master.replay_buffer.sample(BATCH), th.tensor(0.0)]
+    master = [model.master.replay_buffer.sample(BATCH), role.state, role.target, th.tensor(0.0)]
     with FlopCounterMode(display=False) as counter, th.no_grad():
         update._update(*tree_map(th.clone, [*update._arguments(batch, True), noise]))
         update.master_update._update(*tree_map(th.clone, master))
@@ -227,6 +227,8 @@ def main() -> None:
     if arguments.memory:
         train_and_print_memory(arguments.memory == "fast")
         return
+    # First, as a process starts with the peak of the one that started it.
+    peaks = {name: peak_memory(name == "fast") for name in ("plain", "fast")}
     rate = sgemm_rate(arguments.device)
     details = []
     for sizes in SIZES.values():
@@ -252,7 +254,7 @@ def main() -> None:
         "sgemm_gflops_per_second": rate / 1e9,
         "speed": [measure(largest, n_envs, arguments.device) for largest in SIZES for n_envs in (1, 8)],
         "details": details,
-        "peak_memory_mb": {"plain": peak_memory(False), "fast": peak_memory(True)},
+        "peak_memory_mb": peaks,
         "versions": versions(),
     }
     output = OUTPUT if arguments.device == "cpu" else OUTPUT.with_stem(f"{OUTPUT.stem}_{arguments.device}")

@@ -1,6 +1,6 @@
 """The master's update, SB3's ``DQN.train``, as one compiled graph."""
 
-from __future__ import annotations  # torch.compile does not trace the annotations of inner functions
+from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.nn import functional as F
 
-from sb3_asym.flat import Activation, Layer, Role, adam, compile_update, concatenate, forward
+from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, adam, concatenate, forward
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
@@ -32,7 +32,7 @@ class FastMasterUpdate:
         self.n_options = len(master.costs)
         group = master.policy.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = compile_update(self._update, role.flat.device)
+        self._compiled = CompiledUpdate(self._update, role.flat.device)
 
     def step(self, batch_size: int, env: VecNormalize | None) -> float:
         """
@@ -43,8 +43,7 @@ class FastMasterUpdate:
         self.role.bind()
         batch = self.master.replay_buffer.sample(batch_size, env=env)  # type: ignore[union-attr]
         lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"])
-        with th.no_grad():
-            return self._compiled(self.role.state, self.role.target, batch, lr).item()
+        return self._compiled(batch, self.role.state, self.role.target, lr).item()
 
     def update_target(self, tau: float) -> None:
         """
@@ -54,7 +53,7 @@ class FastMasterUpdate:
         """
         self.role.target.lerp_(self.role.flat, tau)
 
-    def _update(self, state: list[th.Tensor], target: th.Tensor, batch: ReplayBufferSamples, lr: th.Tensor) -> th.Tensor:
+    def _update(self, batch: ReplayBufferSamples, state: list[th.Tensor], target: th.Tensor, lr: th.Tensor) -> th.Tensor:
         """Temporal-difference error of DQN (Mnih et al. 2015) with the options' discounts; Huber loss, clipped gradient."""
         q_net = self.master.q_net
         obs = q_net.extract_features(batch.observations, q_net.features_extractor)

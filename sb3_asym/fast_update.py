@@ -5,7 +5,7 @@ Adam and Polyak averaging become one loop each, twin critics one batched matmul,
 checkpoint is the same whichever update wrote it.
 """
 
-from __future__ import annotations  # torch.compile does not trace the annotations of inner functions
+from __future__ import annotations
 
 import math
 import shutil
@@ -17,12 +17,11 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch
 from sb3_asym.fast_master import FastMasterUpdate
-from sb3_asym.flat import Activation, Layer, Role, Stack, adam, compile_update, concatenate, forward
+from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, Stack, adam, concatenate, forward
 from sb3_asym.update import critic_loss, soft_value
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class FastUpdate:
         self.master_update = FastMasterUpdate(model.master, self.master, self.activation)
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = compile_update(self._update, model.device)
+        self._compiled = CompiledUpdate(self._update, model.device)
 
     def compile(self, batch: Batch) -> None:
         """
@@ -79,8 +78,7 @@ class FastUpdate:
         :raises Exception: what torch or the compiler raises where it cannot be done
         """
         noise = th.zeros(self.model.policy.n_options, 2, *batch.actions.shape, device=self.model.device)
-        with th.no_grad():
-            self._compiled(*tree_map(th.clone, [*self._arguments(batch, True), noise]))
+        self._compiled(*tree_map(th.clone, [*self._arguments(batch, True), noise]))
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
         """As :meth:`sb3_asym.update.PlainUpdate.step`."""
@@ -89,8 +87,8 @@ class FastUpdate:
             role.bind()
         arguments = self._arguments(batch, update_targets)
         n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
-        with th.no_grad():
-            losses = self._compiled(*arguments, th.randn(n_options, 2, *batch.actions.shape, device=model.device)).tolist()
+        noise = th.randn(n_options, 2, *batch.actions.shape, device=model.device)
+        losses = self._compiled(*arguments, noise).tolist()
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
@@ -110,12 +108,12 @@ class FastUpdate:
         settings = [learning_rate, model.tau if update_targets else 0.0, target_entropy]
         discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
         return [
+            batch._replace(discounts=discounts),
             self.actors.state,
             self.critics.state,
             self.critics.target,
             self._ent_coef_state(),
             self.master.flat,
-            batch._replace(discounts=discounts),
             th.tensor(settings, dtype=th.float64, device=model.device),
         ]
 
@@ -138,12 +136,12 @@ class FastUpdate:
 
     def _update(
         self,
+        batch: Batch,
         actors: list[th.Tensor],
         critics: list[th.Tensor],
         target: th.Tensor,
         ent_coef_state: list[th.Tensor],
         master: th.Tensor,
-        batch: Batch,
         settings: th.Tensor,
         noise: th.Tensor,
     ) -> th.Tensor:
@@ -218,8 +216,8 @@ class FastUpdate:
         stacks = self.critics.layers(target)
         if len(stacks) == 1:
             q_values = forward(self.master.layers(master)[0], [next_obs], self.activation, len(samples))[0]
-            options = q_values.argmax(dim=1)
-            chosen = F.one_hot(options, len(samples)).to(next_obs.dtype)
+            options = q_values.argmax(dim=1, keepdim=True)
+            chosen = (options == th.arange(len(samples), device=options.device)).to(next_obs.dtype)
             actions = th.stack([a for a, _ in samples], dim=2)
             log_probs = th.stack([log_prob for _, log_prob in samples], dim=1)
             samples = [((actions * chosen.unsqueeze(1)).sum(dim=2), (log_probs * chosen).sum(dim=1))]

@@ -1,17 +1,21 @@
 """Networks of one shape, their weights and their optimizers' state in a few flat tensors, for compiled updates."""
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count, pairwise
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch as th
+import torch._inductor
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
+
+from sb3_asym import matmul
+from sb3_asym.buffers import Batch
 
 Layer = tuple[th.Tensor, th.Tensor]
 """Weights ``(n_networks, out, in)`` and biases ``(n_networks, out)`` of one layer of a stack of networks."""
 Activation = Callable[[th.Tensor], th.Tensor]
-_counter = count()
 
 
 class Stack:
@@ -117,24 +121,56 @@ class Role:
         return [stack.views(part) for stack, part in _parts(self.stacks, flat)]
 
 
-def compile_update(method: Callable[..., th.Tensor], device: th.device) -> Callable[..., th.Tensor]:
+class CompiledUpdate:
     """
-    :param method: takes tensors, in tuples and lists if need be, and changes some of them in place. All else that it uses
-        is constant, so that a call need not check more than the tensors' shapes.
+    An update as one graph, for each batch size that it is called with.
+
+    It is traced here and not by ``torch.compile``, whose checks before each call take as long as a small network.
+
+    :param function: takes tensors, in tuples, lists and dicts if need be, and changes some of them in place. All else that it
+        uses is constant.
     :param device: where they are
-    :return: the method as one graph, compiled when it is first called
     """
-    assert isinstance(method, MethodType)
-    function = method.__func__
-    # torch keeps what it compiled, and limits how often it does, by the code object: each agent has its own.
-    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_counter)}")
-    own = FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
-    options: dict[str, Any] = {
-        "guard_filter_fn": th.compiler.keep_tensor_guards_unsafe,
-        "cpp_wrapper": device.type == "cpu",
-        "pattern_matcher": False,  # it would put the bias back into the matrix product
-    }
-    return th.compile(MethodType(own, method.__self__), fullgraph=True, dynamic=False, options=options)
+
+    def __init__(self, function: Callable[..., th.Tensor], device: th.device):
+        self.function = function
+        self.on_cpu = device.type == "cpu"
+        self._graphs: dict[int, Callable[..., th.Tensor]] = {}
+
+    def __call__(self, batch: Batch, *arguments: Any) -> th.Tensor:
+        """
+        :param batch: of transitions
+        :param arguments: all else that the function takes after it; the shapes are the same in every call
+        :return: what it returns
+        """
+        tensors = _tensors((batch, *arguments))
+        n_transitions = len(batch.rewards)
+        with th.no_grad():
+            if n_transitions not in self._graphs:
+                self._graphs[n_transitions] = self._compile(tensors, tree_structure((batch, *arguments)))
+            return self._graphs[n_transitions](*tensors)
+
+    def _compile(self, tensors: list[th.Tensor], structure: TreeSpec) -> Callable[..., th.Tensor]:
+        def function(*values: th.Tensor) -> th.Tensor:
+            return self.function(*tree_unflatten(values, structure))
+
+        graph = make_fx(function, tracing_mode="fake")(*tensors)
+        if self.on_cpu and matmul.is_faster():
+            matmul.replace_products(graph)
+        inputs: list[Any] = [*tensors]
+        # The pattern matcher would put the bias back into the matrix product.
+        return torch._inductor.compile(graph, inputs, options={"cpp_wrapper": self.on_cpu, "pattern_matcher": False})
+
+
+def _tensors(values: Iterable[Any]) -> list[th.Tensor]:
+    """All tensors in tuples, lists and dicts, in order: ``tree_leaves`` of torch, in less time."""
+    found: list[th.Tensor] = []
+    for value in values:
+        if isinstance(value, th.Tensor):
+            found.append(value)
+        else:
+            found += _tensors(value.values() if isinstance(value, dict) else value)
+    return found
 
 
 def _parts(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[Stack, th.Tensor]]:

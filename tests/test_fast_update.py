@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch as th
 from envs import DriftEnv, GoalChainEnv
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from sb3_asym import matmul
 from sb3_asym.fast_update import FastUpdate, why_not_fast
+from sb3_asym.flat import CompiledUpdate
 from sb3_asym.update import PlainUpdate
 
 NETS = dict(sub_net_archs=dict(small=[4], medium=[8, 8], large=[16, 16]), master_net_arch=[8])
@@ -36,8 +40,10 @@ def make_pair(make_agent):
         dict(critic="shared"),
         dict(critic="separate", ent_coef=0.1, n_steps=3),
         dict(env=GoalChainEnv, policy="MultiInputPolicy", policy_kwargs=dict(NETS, activation_fn=th.nn.Tanh, n_critics=3)),
+        # Large enough for another library's matrix products.
+        dict(policy_kwargs=dict(sub_net_archs=dict(small=[8], large=[320, 320])), critic="separate"),
     ],
-    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "Dict, tanh, three critics"],
+    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "Dict, tanh, three critics", "large"],
 )
 def test_one_step_equals_the_plain_one(make_pair, kwargs):
     agents, updates = make_pair(**kwargs)
@@ -50,6 +56,30 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
         for name, values in losses[0].items():
             assert losses[1][name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shapes", [((96, 256), (256, 256)), ((2, 96, 256), (2, 256, 256)), ((256, 96), (256, 256))])
+def test_large_products_equal_those_of_torch(shapes):
+    if not th.backends.mkldnn.is_available():
+        pytest.skip("torch has no oneDNN here")
+    a, b = (th.randn(shape) for shape in shapes)
+    a = a.t() if a.shape[-1] != b.shape[-2] else a
+    graph = make_fx(lambda x, y: (x @ y, x[..., :4] @ y[..., :4, :]), tracing_mode="fake")(a, b)
+    matmul.replace_products(graph)
+    assert [node.target for node in graph.graph.nodes].count(th.ops.sb3_asym.matmul.default) == 1  # the small one stays
+    th.testing.assert_close(graph(a, b)[0], a @ b, rtol=1e-4, atol=1e-3)
+
+
+def test_another_batch_size_gets_a_graph_of_its_own():
+    def double(batch, total):
+        total.add_(2 * batch.rewards.sum())
+        return total.clone()
+
+    update, total = CompiledUpdate(double, th.device("cpu")), th.zeros(())
+    for size in (4, 32, 4):
+        fields = [th.ones(size, 1)] * 5
+        update(ReplayBufferSamples(*fields, discounts=fields[0]), total)
+    assert total == 80
 
 
 def test_agents_of_the_same_shapes_do_not_share_a_graph(make_pair):
