@@ -1,7 +1,6 @@
 """Exports as a whole: folders, reports, precision, loading, the command line and what it says about bad input."""
 
 import json
-import subprocess
 import sys
 
 import gymnasium as gym
@@ -128,12 +127,10 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(folder, tmp_path, capfd
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_empty_stays_as_it_is(folder, tmp_path):
+def test_a_folder_that_is_not_empty_stays_as_it_is(folder, tmp_path, capfd, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
-    arguments = [sys.executable, "-m", "sb3_asym.cli", "export", folder / "pendulum.zip", "-o", tmp_path]
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr == f"sb3-asym: {tmp_path} is there and not empty: name a new folder.\n"
+    error = cli_fails(capfd, monkeypatch, folder / "pendulum.zip", "-o", tmp_path)
+    assert error == f"sb3-asym: {tmp_path} is there and not empty: name a new folder.\n"
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("notes.txt", "mine")]
 
 
@@ -201,6 +198,15 @@ def test_without_a_compiler_the_report_says_so(tmp_path, monkeypatch):
     assert "was not run: There is no C compiler" in str(report)
     assert report.mean_reward is None
     assert (tmp_path / "out" / "asym_policy.c").exists()
+
+
+def test_a_compiler_for_another_processor_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "cross-gcc").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "cross-gcc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "cross-gcc"))
+    report = export_c(plain(SAC, policy_kwargs=dict(net_arch=[4])), tmp_path / "out")
+    assert "was not run: " in str(report)
+    assert (tmp_path / "out" / "export.json").exists()
 
 
 def test_precision_by_network_and_its_bytes():
@@ -306,6 +312,14 @@ def test_a_model_without_a_deployable_form(export, make, message, tmp_path):
         export(make(), tmp_path / "out")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@BOTH
+def test_a_vectorized_env(export, tmp_path):
+    model = plain(SAC, policy_kwargs=dict(net_arch=[4]))
+    with pytest.raises(TypeError, match="not a VecEnv"):
+        export(model, tmp_path / "out", model.get_env())
     assert not list(tmp_path.iterdir())
 
 

@@ -6,6 +6,7 @@ From a trained model to the robot: C99 without dependencies, or ONNX.
 
 import json
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.export.agent import DeployableAgent, deployable
 from sb3_asym.export.drivers import Driver, ModelDriver, ReferenceDriver
@@ -63,6 +64,7 @@ def export_c(
     :param on_episode: called after each episode
     :return: what the export does to the agent
     :raises ValueError: if the model cannot be exported or an argument is out of range
+    :raises TypeError: if the env is vectorized
     :raises FileExistsError: if the folder is not empty
     """
     return _export(CFormat(prefix), model, folder, env, precision, vec_normalize, n_eval_episodes, on_episode)
@@ -90,6 +92,7 @@ def export_onnx(
     :param on_episode: called after each episode
     :return: what the export does to the agent
     :raises ValueError: if the model cannot be exported or an argument is out of range
+    :raises TypeError: if the env is vectorized
     :raises FileExistsError: if the folder is not empty
     :raises ImportError: if onnx or onnxruntime is missing
     """
@@ -117,6 +120,8 @@ def _export(
     if env is None and "int8" in precisions.values():
         raise ValueError("int8 is calibrated on observations of rollouts: name the env.")
     world = gym.make(env) if isinstance(env, str) else env or SampledObservations(model)
+    if isinstance(world, VecEnv):
+        raise TypeError("env must be a Gymnasium env or its id, not a VecEnv, and observations as they are: not normalized.")
     check_for_correct_spaces(world, model.observation_space, model.action_space)
     model_driver = ModelDriver(model, vec_normalize)
     n_episodes = 0 if env is None else n_eval_episodes
@@ -137,6 +142,9 @@ def _export(
         report = ExportReport(target.name, precisions, exported.n_bytes, agent.n_bytes)
         try:
             driver = target.driver(exported, written)
+        except (OSError, subprocess.CalledProcessError) as error:  # no C compiler, or one for another processor
+            report = replace(report, not_measured=f"The exported agent was not run: {error}")
+        else:
             driven = rollout(driver, n_episodes=n_episodes) if n_episodes else rollout(driver, n_steps=N_RECORDED_STEPS)
             report = replace(report, **errors(agent, driven))
             if n_episodes:
@@ -144,8 +152,6 @@ def _export(
             if exported is not agent:
                 ratio = _time_ratio(target, exported, agent, written, recording)
                 report = replace(report, time_over_fp32=ratio)
-        except FileNotFoundError as error:
-            report = replace(report, not_measured=f"The exported agent was not run: {error}")
         np.savez_compressed(written / EPISODE, **vars(recording))
         form = {
             "n_options": len(agent.sub_policies),

@@ -80,8 +80,8 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
 
     :param agent: what to run
     :param folder: where to
-    :raises ValueError: if a part of the observation has the name of another input or of an output
-    :raises RuntimeError: if ONNX Runtime does not run a network that was quantized with int8 kernels
+    :raises ValueError: if a part of the observation has the name of another input or of an output, or if ONNX Runtime does
+        not run a network that was quantized with int8 kernels
     """
     taken = {"action", "option", "option_in", "q_values", "steps_left", "steps_left_in"}
     for part in agent.observations:
@@ -99,7 +99,8 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
     n_int8_layers = sum(len(network.layers) for network in agent.networks if network.precision == "int8")
     n_kernels = sum(count for kind, count in operators(folder / "policy.onnx").items() if kind in INT8_KERNELS)
     if n_kernels < n_int8_layers:
-        raise RuntimeError(f"ONNX Runtime runs only {n_kernels} of {n_int8_layers} int8 layers with int8 kernels.")
+        what = f"{n_kernels} of {n_int8_layers} int8 layers with int8 kernels"
+        raise ValueError(f"ONNX Runtime {onnxruntime.__version__} runs only {what}: choose fp32 or fp16.")
 
 
 def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
