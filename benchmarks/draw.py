@@ -17,7 +17,7 @@ from sb3_asym.plotting import learning_curves
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-TEXTS = (ROOT.parent / "README.md", ROOT.parent / "docs" / "how_it_works.md")
+TEXTS = (ROOT.parent / "README.md", *(ROOT.parent / "docs" / name for name in ("how_it_works.md", "export.md")))
 STOCK = {
     "sac_large": "SAC, large",
     "sac_small_large_critic": "SAC, small actor, large critic",
@@ -168,6 +168,67 @@ def speed_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def deployment_table(result: dict[str, Any]) -> str:
+    """Markdown: what exported agents take, what precision does to them, and how near they are to ``predict``."""
+    host, m4 = next(iter(result["agents"].values()))["bench"]["footprint"]
+    lines = [
+        "| env, units | large drives | `predict` ÷ C | SAC's `predict` ÷ C | `predict` ÷ ONNX | SAC's `predict` ÷ ONNX "
+        f"| instructions ÷ predicted, {host} | with vectors | {m4} | code, {host} | {m4} |",
+        "|---" * 11 + "|",
+    ]
+    ratios = ("predict over c", "SAC's predict over c", "predict over onnx", "SAC's predict over onnx")
+    for agent in result["agents"].values():
+        bench = agent["bench"]
+        over = bench["instructions_over_predicted"]
+        cells = [f"{agent['env']}, {agent['small']} and {agent['large']}", f"{bench['option_use']['large']:.0%}"]
+        cells += [f"{agent['time_ratios'][name]:.1f}" for name in ratios]
+        cells += [f"{value:.2f}" for value in (over[host], agent["vectorized_over_predicted"], over[m4])]
+        cells += [f"{bench['footprint'][processor]['code']:,} bytes" for processor in (host, m4)]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Time of a step at batch 1 on one thread, medians; *predicted* is what the FLOPs say, by a straight line through the "
+        "instructions of the sub-policies exported alone; *code* is without the networks' numbers and without libm."
+    )
+    return "\n".join(
+        [*lines, "", note, "", *_precision_rows(result), "", *_fidelity_rows(result), "", _deployment_note(result)]
+    )
+
+
+def _precision_rows(result: dict[str, Any]) -> list[str]:
+    lines = [
+        "| env, units | format | precision | large's bytes ÷ fp32 | return | before | choices as in fp32 | action error "
+        "| time ÷ fp32 |",
+        "|---" * 9 + "|",
+    ]
+    for agent in result["agents"].values():
+        for report in agent["precision"]:
+            precision, ratio = report["precision"]["large"], report["n_bytes"]["large"] / report["fp32_bytes"]["large"]
+            cells = [f"{agent['env']}, {agent['small']} and {agent['large']}", report["format"], precision, f"{ratio:.3f}"]
+            cells += [f"{report[f'{who}mean_reward']:,.0f} ± {report[f'{who}std_reward']:,.0f}" for who in ("", "model_")]
+            cells += [f"{report['choice_agreement']:.1%}", f"{report['mean_action_error']:.1e}"]
+            cells.append("" if report["time_over_fp32"] is None else f"{report['time_over_fp32']:.2f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _fidelity_rows(result: dict[str, Any]) -> list[str]:
+    lines = ["| fp32 beside `predict` | steps | other options, C | ONNX | greatest action error, C | ONNX |", "|---" * 6 + "|"]
+    for row in result["fidelity"]:
+        cells = [f"{row['env']}, {row['kind']}", f"{row['steps']:,}"]
+        cells += [str(row[target]["other_options"]) for target in ("c", "onnx")]
+        cells += [f"{row[target]['max_action_error']:.1e}" for target in ("c", "onnx")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _deployment_note(result: dict[str, Any]) -> str:
+    flags = "; ".join(
+        f"{name}: {' '.join(f'`{flag}`' for flag in flags if flag.startswith('-'))}" for name, flags in result["flags"].items()
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"Seed {result['seed']}, medians of {result['rounds']} interleaved rounds. {flags}. {versions}."
+
+
 def speed_picture(result: dict[str, Any], path: Path) -> None:
     """Env steps per second of each agent with one env, with the arithmetic limit, and the time by part."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
@@ -198,6 +259,31 @@ def speed_picture(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def deployment_picture(result: dict[str, Any], path: Path) -> None:
+    """Time of a step in each runtime, and instructions against FLOPs on the Cortex-M4."""
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    times, counts = figure.subplots(1, 2)
+    runtimes = ["predict", "TorchScript", "ONNX Runtime", "C"]
+    width = 0.8 / len(result["agents"])
+    for index, agent in enumerate(result["agents"].values()):
+        name = f"{agent['env']}, {agent['small']} and {agent['large']} units"
+        rows = {(row["runtime"], row["driver"]): row for row in agent["bench"]["measurements"]}
+        medians = [rows[runtime, "agent"]["median_ns"] / 1e3 for runtime in runtimes]
+        times.bar(np.arange(len(runtimes)) + index * width, medians, width, label=name)
+        instructions = {driver: row["instructions"] for (runtime, driver), row in rows.items() if runtime == "C"}
+        alone = [instructions[f"{part} alone"]["Cortex-M4"] for part in agent["bench"]["option_use"]]
+        flops = agent["bench"]["flops_per_inference"]
+        (line,) = counts.plot(agent["flops_alone"], alone, ".-", label=f"{name}: each alone")
+        counts.plot(flops, instructions["agent"]["Cortex-M4"], "o", color=line.get_color(), label="the agent")
+    times.set_xticks(np.arange(len(runtimes)) + 0.4 - width / 2, runtimes)
+    times.set(ylabel="µs", yscale="log", title="median time of a step, switching")
+    counts.set(xlabel="FLOPs per inference", ylabel="instructions per step", xscale="log", yscale="log", title="Cortex-M4")
+    for axes in (times, counts):
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Draw everything."""
     tables = {}
@@ -211,6 +297,10 @@ def main() -> None:
         tables[path.stem] = speed_table(result)
     for name, make in (("demo", demo_table), ("overhead", overhead_table), ("critic_target", critic_target_table)):
         tables[name] = make(json.loads((RESULTS / f"{name}.json").read_text()))
+    if (RESULTS / "deployment.json").exists():
+        result = json.loads((RESULTS / "deployment.json").read_text())
+        deployment_picture(result, RESULTS / "deployment.png")
+        tables["deployment"] = deployment_table(result)
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

@@ -26,7 +26,7 @@ from sb3_asym.export.bench_report import CORTEX_M4, BenchReport, Measurement
 from sb3_asym.export.drivers import ModelDriver, TorchScriptDriver, c_compiler
 from sb3_asym.export.footprint import footprint
 from sb3_asym.export.formats import CFormat, Format, OnnxFormat, driver_latencies
-from sb3_asym.export.instructions import PORTABLE_FLAGS, instructions_per_step
+from sb3_asym.export.instructions import PORTABLE_FLAGS, instructions_per_step, over_predicted
 from sb3_asym.export.quantization import quantize
 from sb3_asym.export.recording import Recording
 from sb3_asym.export.report import errors, versions
@@ -170,12 +170,12 @@ class _Bench:
         """Instructions of the agent ÷ what a line through those of its sub-policies alone says at its FLOPs."""
         counts = {m.driver: m.instructions for m in self.measurements if m.instructions}
         agent, alone = counts.get(AGENT, {}), [counts.get(f"{name} alone", {}) for name in self.names]
-        ratios = {}
-        for processor in agent:
-            if all(processor in count for count in alone):
-                line = np.polyfit([cost.flops for cost in policy.option_costs], [count[processor] for count in alone], 1)
-                ratios[processor] = agent[processor] / float(np.polyval(line, flops))
-        return ratios
+        alone_flops = [cost.flops for cost in policy.option_costs]
+        return {
+            processor: over_predicted(count, flops, list(zip(alone_flops, [c[processor] for c in alone], strict=True)))
+            for processor, count in agent.items()
+            if all(processor in c for c in alone)
+        }
 
     def _on_target(self, target: CFormat) -> dict[str, Any]:
         """Memory, self-test and energy of the C code in the folder."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS, IDLE_SECONDS = 0.02, 2.0
 
 
 class Meter(Protocol):
@@ -122,7 +122,7 @@ def measure(meter: Meter, command: list[str], n_steps: int) -> Energy:
             joules = meter.joules(process)
         return joules, time.perf_counter() - start
 
-    idle_joules, idle_seconds = run(["sleep", "2"])
+    idle_joules, idle_seconds = run(["sleep", str(IDLE_SECONDS)])
     joules, seconds = run(command)
     return Energy(meter.name, joules / n_steps, joules / seconds, idle_joules / idle_seconds)
 

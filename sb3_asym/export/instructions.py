@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ def instructions_per_step(
             longer = [*command[:-1], "11"]
             return (_perf(longer, build) - _perf(command, build)) / (10 * len(observations))
     raise FileNotFoundError("neither valgrind nor perf is installed.")
+
+
+def over_predicted(instructions: float, flops: float, alone: Sequence[tuple[float, float]]) -> float:
+    """
+    :param instructions: of an agent
+    :param flops: that it spends per inference
+    :param alone: FLOPs and instructions of each of its sub-policies alone
+    :return: its instructions ÷ what a straight line through those of the sub-policies says at its FLOPs
+    """
+    line = np.polyfit(*zip(*alone, strict=True), deg=1)
+    return instructions / float(np.polyval(line, flops))
 
 
 def _callgrind(command: list[str], function: str, build: Path) -> int:
