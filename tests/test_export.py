@@ -10,7 +10,7 @@ import torch as th
 from envs import GoalChainEnv
 from export_cases import DICT, RandomEnv, asym, command, normalized, plain
 from gymnasium import spaces
-from sb3_contrib import QRDQN, RecurrentPPO
+from sb3_contrib import QRDQN, TQC, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
@@ -249,7 +249,7 @@ def test_fp16_says_where_a_weight_is_too_large():
         quantize(agent, dict.fromkeys(agent.n_bytes, "fp16"))
 
 
-@pytest.mark.parametrize("algorithm", [AsymSAC, SAC, TD3, DDPG, DQN, PPO, A2C])
+@pytest.mark.parametrize("algorithm", [AsymSAC, SAC, TD3, DDPG, TQC, DQN, PPO, A2C])
 def test_a_file_is_loaded_whatever_trained_it(algorithm, tmp_path):
     env = RandomEnv(discrete=algorithm is DQN)
     model = plain(algorithm, env)

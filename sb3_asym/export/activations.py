@@ -50,5 +50,6 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardtanh: Activation(
         lambda m: f"x < {c_float(m.min_val)} ? {c_float(m.min_val)} : x > {c_float(m.max_val)} ? {c_float(m.max_val)} : x",
         "Clip",
+        lambda m: {"min": float(m.min_val), "max": float(m.max_val)},
     ),
 }

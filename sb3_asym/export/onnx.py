@@ -209,7 +209,8 @@ def _network(graph: Graph, network: Network, x: str) -> str:
         for module in layer.activations:
             activation = ACTIVATIONS[type(module)]
             if activation.onnx == "Clip":  # itself, it would keep ONNX Runtime from an int8 kernel for the layer before it
-                x = graph.add("Min", graph.add("Max", x, np.float32(module.min_val)), np.float32(module.max_val))
+                low, high = map(np.float32, activation.attributes(module).values())
+                x = graph.add("Min", graph.add("Max", x, low), high)
             else:
                 x = graph.add(activation.onnx, x, **activation.attributes(module))
     return x
