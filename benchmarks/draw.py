@@ -139,8 +139,8 @@ def critic_target_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def speed_table(result: dict[str, Any]) -> str:
-    """Markdown: training speed as multiples of others'."""
+def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tuple[int, ...]) -> str:
+    """Markdown: training speed as multiples of others', for some numbers of envs and of sub-policies."""
     columns = {
         "over_sac": "SB3 SAC, largest alone",
         "over_all_sac": "SB3, all one after the other",
@@ -155,14 +155,16 @@ def speed_table(result: dict[str, Any]) -> str:
     ]
     for part in result["speed"]:
         for row in part["rows"]:
+            if part["n_envs"] not in n_envs or len(row["units"]) not in n_options:
+                continue
             ratios = " | ".join(f"{row[key]:.2f}" if key in row else "" for key in present)
             nets = ", ".join(map(str, row["units"]))
             lines.append(f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rate, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
     note = (
-        f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; sgemm at "
-        f"{rate:.0f} GFLOP/s. Peak memory with the compiled update ÷ with the plain one, (32, 256): "
+        f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large matrix "
+        f"products at {rate:.0f} GFLOP/s. Peak memory with the compiled update ÷ with the plain one, (32, 256): "
         f"{memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])
@@ -294,7 +296,8 @@ def main() -> None:
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))
-        tables[path.stem] = speed_table(result)
+        tables[path.stem] = speed_table(result, n_envs=(1,), n_options=(2, 4))
+        tables[f"{path.stem}, all"] = speed_table(result, n_envs=(1, 8), n_options=(2, 3, 4))
     for name, make in (("demo", demo_table), ("overhead", overhead_table), ("critic_target", critic_target_table)):
         tables[name] = make(json.loads((RESULTS / f"{name}.json").read_text()))
     if (RESULTS / "deployment.json").exists():
