@@ -204,7 +204,8 @@ def tools() -> dict[str, str]:
     """First lines of what the programs say of their versions."""
     programs = [program for program in (c_compiler(), "valgrind", COMPILER[0], QEMU) if shutil.which(program)]
     said = [subprocess.run([program, "--version"], capture_output=True, text=True).stdout for program in programs]
-    return {program: text.partition("\n")[0] for program, text in zip(programs, said, strict=True)}
+    lines = (text.partition("\n")[0] for text in said)
+    return {program: line.removeprefix(program).strip(" -") for program, line in zip(programs, lines, strict=True)}
 
 
 def main() -> None:

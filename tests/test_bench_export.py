@@ -208,7 +208,10 @@ def test_no_meter_no_energy(tmp_path, monkeypatch):
 
 def test_rapl_counts_beyond_its_limit(tmp_path):
     zone = tmp_path / "sys/class/powercap/intel-rapl:0"
-    (zone / "intel-rapl:0:0").mkdir(parents=True)
+    cores, platform_zone = (zone.with_name(f"intel-rapl:{number}") for number in ("0:0", "1"))
+    for folder, name in ((zone, "package-0"), (cores, "core"), (platform_zone, "psys")):
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(f"{name}\n")
     (zone / "energy_uj").write_text("9000000")
     (zone / "max_energy_range_uj").write_text("9999999")
     meter = energy.find_meter(tmp_path)

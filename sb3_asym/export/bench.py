@@ -209,7 +209,8 @@ class _Bench:
         try:
             yield
         except (ImportError, OSError) as error:
-            self.not_measured.append(f"{what}: {error}")
+            program = error.filename if isinstance(error, FileNotFoundError) else None
+            self.not_measured.append(f"{what}: {error if program is None else f'{program} is not installed.'}")
         except subprocess.CalledProcessError as error:
             self.not_measured.append(f"{what}: {Path(error.cmd[0]).name} failed with exit code {error.returncode}.")
 

@@ -92,7 +92,9 @@ def find_meter(root: Path = Path("/")) -> Meter:
     :return: the meter of this machine
     :raises FileNotFoundError: if it has none, or none that may be read
     """
-    zones = [zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl*")) if re.fullmatch(r".*rapl:\d+", zone.name)]
+    # A package's cores, and on some machines the platform as a whole, have zones of their own.
+    names = sorted(root.glob("sys/class/powercap/intel-rapl:*/name"))
+    zones = [name.parent for name in names if name.read_text().startswith("package")]
     try:
         if zones and all((zone / "energy_uj").read_text() for zone in zones):
             return Rapl(zones)

@@ -44,7 +44,8 @@ def over_predicted(instructions: float, flops: float, alone: Sequence[tuple[floa
     :param alone: FLOPs and instructions of each of its sub-policies alone
     :return: its instructions ÷ what a straight line through those of the sub-policies says at its FLOPs
     """
-    line = np.polyfit(*zip(*alone, strict=True), deg=1)
+    alone_flops, counts = np.transpose(alone)
+    line = np.polyfit(alone_flops, counts, deg=1)
     return instructions / float(np.polyval(line, flops))
 
 

@@ -157,19 +157,19 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
     graph = Graph("policy")
     x = _observations(graph, agent)
     due = graph.add("LessOrEqual", "steps_left_in", np.zeros(1, dtype=np.int64))
-    option: Any = np.zeros(1, dtype=np.int64)
-    if agent.master is not None:
+    if agent.master is None:
+        _rename(graph, graph.add("Identity", np.zeros(1, dtype=np.int64)), "option")
+    else:
         master, keep = Graph("master"), Graph("keep")
         chosen = master.add("ArgMax", _network(master, agent.master, x), axis=1, keepdims=0)
         kept = keep.add("Identity", "option_in")
         branches = [
             branch.finish([], [_value(name, [1], TensorProto.INT64)]) for branch, name in ((master, chosen), (keep, kept))
         ]
-        option = graph.choose(due, *branches)
-    _rename(graph, graph.add("Identity", option), "option")
+        _rename(graph, graph.choose(due, *branches), "option")
     left = graph.add("Where", due, np.array([agent.option_length]), "steps_left_in")
     _rename(graph, graph.add("Sub", left, np.ones(1, dtype=np.int64)), "steps_left")
-    _rename(graph, graph.add("Identity", _drive(graph, agent, x, 0)), "action")
+    _rename(graph, _drive(graph, agent, x, 0), "action")
     state = [_value(name, [1], TensorProto.INT64) for name in ("option_in", "steps_left_in")]
     outputs = [
         _value("action", [1, agent.action_dim]),
@@ -195,7 +195,7 @@ def _drive(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
 
 def _observations(graph: Graph, agent: DeployableAgent) -> str:
     """The normalized flat vector."""
-    parts = [graph.add("Flatten", part.name, axis=1) for part in agent.observations]
+    parts = [part.name if len(part.shape) == 1 else graph.add("Flatten", part.name, axis=1) for part in agent.observations]
     x = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
     if agent.normalization is not None:
         mean, gain, clip = vars(agent.normalization).values()
@@ -244,7 +244,12 @@ def _action(graph: Graph, agent: DeployableAgent, output: str) -> str:
         return graph.add("Cast", graph.add("ArgMax", output, axis=1, keepdims=1), to=TensorProto.FLOAT)
     if agent.output == "unscale":
         span = (agent.high - agent.low) / 2
-        output = graph.add("Add", graph.add("Mul", output, span), agent.low + span)
+        if np.any(span != 1):
+            output = graph.add("Mul", output, span)
+        if np.any(agent.low + span != 0):
+            output = graph.add("Add", output, agent.low + span)
+    if (agent.low == agent.low[0]).all() and (agent.high == agent.high[0]).all():
+        return graph.add("Clip", output, agent.low[0], agent.high[0])
     return graph.add("Min", graph.add("Max", output, agent.low), agent.high)
 
 
