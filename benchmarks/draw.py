@@ -275,7 +275,8 @@ def deployment_picture(result: dict[str, Any], path: Path) -> None:
         instructions = {driver: row["instructions"] for (runtime, driver), row in rows.items() if runtime == "C"}
         alone = [instructions[f"{part} alone"]["Cortex-M4"] for part in agent["bench"]["option_use"]]
         flops = agent["bench"]["flops_per_inference"]
-        (line,) = counts.plot(agent["flops_alone"], alone, ".-", label=f"{name}: each alone")
+        between = np.geomspace(*agent["flops_alone"])
+        (line,) = counts.plot(between, np.interp(between, agent["flops_alone"], alone), label=f"{name}: predicted")
         counts.plot(flops, instructions["agent"]["Cortex-M4"], "o", color=line.get_color(), label="the agent")
     times.set_xticks(np.arange(len(runtimes)) + 0.4 - width / 2, runtimes)
     times.set(ylabel="µs", yscale="log", title="median time of a step, switching")
