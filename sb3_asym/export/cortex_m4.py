@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import tempfile
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ COMPILER = ("arm-none-eabi-gcc", "-std=c99", "-O2", "-mcpu=cortex-m4", "-mthumb"
 SIZE = "arm-none-eabi-size"
 QEMU = "qemu-system-arm"
 BOARD = ("-M", "mps2-an386", "-nographic", "-icount", "shift=6")
+BOARD_FILES = Path(__file__).parent / "templates" / "cortex_m4"
 TIME_LIMIT = 300
 
 
@@ -57,10 +57,8 @@ def instructions(target: CFormat, folder: Path, observations: np.ndarray) -> np.
 
 def _firmware_compiler() -> tuple[str, ...]:
     """The compiler, to make programs that start on the emulated board; newlib's system calls go to this machine."""
-    with as_file(files("sb3_asym.export") / "templates") as templates:
-        start, memories = templates / "cortex_m4.c", templates / "cortex_m4.ld"
     posix = ("-D_POSIX_TIMERS", "-D_POSIX_MONOTONIC_CLOCK")  # newlib then declares clock_gettime
-    return (*COMPILER, *posix, "--specs=rdimon.specs", "-T", str(memories), str(start))
+    return (*COMPILER, *posix, "--specs=rdimon.specs", "-T", f"{BOARD_FILES}.ld", f"{BOARD_FILES}.c")
 
 
 def _run(command: list[str], build: Path) -> str:

@@ -9,7 +9,7 @@
 #define SYST_CVR (*(volatile uint32_t *)0xE000E018u)
 #define SYST_MAX 0xFFFFFFu
 
-extern uint32_t stack_top;
+void stack_top(void); /* an address only, in the type of the vectors */
 void _mainCRTStartup(void); /* of newlib */
 void reset_handler(void);
 int clock_gettime(clockid_t clock, struct timespec *time);
@@ -66,5 +66,5 @@ static void stop(void)
 }
 
 __attribute__((section(".vectors"), used)) static void (*const vectors[])(void) = {
-    (void (*)(void))&stack_top, reset_handler, stop, stop, stop, stop, stop,
+    stack_top, reset_handler, stop, stop, stop, stop, stop,
 };
