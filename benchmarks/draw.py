@@ -163,8 +163,8 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rate, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
     note = (
-        f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large matrix "
-        f"products at {rate:.0f} GFLOP/s. Peak memory with the compiled update ÷ with the plain one, (32, 256): "
+        f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large "
+        f"matrix products at {rate:.0f} GFLOP/s. Peak memory, compiled ÷ plain update, (32, 256): "
         f"{memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])

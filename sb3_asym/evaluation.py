@@ -15,6 +15,7 @@ from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.costs import mean_flops
 from sb3_asym.options import OptionStatistics
 from sb3_asym.policies import Chooser
+from sb3_asym.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EvaluationReport:
     def __str__(self) -> str:
         names = list(self.option_use)
         header = ["", "return", "± std", *(f"{name} use" for name in names), "FLOPs", "MACs", "reduction", "switches"]
-        rows = [header]
+        rows = []
         for report in (self, *self.comparisons):
             numbers = [
                 report.name,
@@ -78,17 +79,8 @@ class EvaluationReport:
                 f"{report.switches_per_episode:.1f}",
             ]
             rows.append(numbers)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        rule = "─" * len(lines[0])
         note = f"{self.n_episodes} episodes each; FLOPs and MACs per inference, switches per episode."
-        return "\n".join([lines[0], rule, *lines[1:], rule, note])
+        return f"{text_table(header, rows)}\n{note}"
 
 
 class Step(NamedTuple):

@@ -172,7 +172,7 @@ def _check_that_predict_agrees(agent: DeployableAgent, recording: Recording) -> 
 
 
 def _time_ratio(
-    target: Format, exported: DeployableAgent, agent: DeployableAgent, folder: Path, recording: Recording, n_rounds: int = 5
+    target: Format, exported: DeployableAgent, agent: DeployableAgent, folder: Path, recording: Recording, n_rounds: int = 3
 ) -> float:
     """Time of a step of what was exported ÷ that of the same in fp32: the median of interleaved rounds."""
     with tempfile.TemporaryDirectory() as other:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sb3_asym.export.footprint import Footprint
+from sb3_asym.text_table import text_table
 
 CORTEX_M4 = "Cortex-M4"
 
@@ -80,21 +81,13 @@ class BenchReport:
 
     def __str__(self) -> str:
         processors = list(dict.fromkeys(name for m in self.measurements for name in m.instructions))
-        rows = [["", "", "p50 µs", "p99 µs", *(f"instructions, {name}" for name in processors)]]
+        header = ["", "", "p50 µs", "p99 µs", *(f"instructions, {name}" for name in processors)]
+        rows = []
         for m in self.measurements:
             counts = [f"{m.instructions[name]:,.0f}" if name in m.instructions else "" for name in processors]
             rows.append([m.runtime, m.driver, f"{m.median_ns / 1e3:.2f}", f"{m.p99_ns / 1e3:.2f}", *counts])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        rule = "─" * len(lines[0])
         use = ", ".join(f"{name} drives {share:.0%}" for name, share in self.option_use.items())
-        return "\n".join([lines[0], rule, *lines[1:], rule, f"{self.n_steps} steps: {use}.", *self._notes()])
+        return "\n".join([text_table(header, rows, n_left=2), f"{self.n_steps} steps: {use}.", *self._notes()])
 
     def _notes(self) -> list[str]:
         """Lines below the table."""
