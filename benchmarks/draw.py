@@ -196,6 +196,26 @@ def deployment_table(result: dict[str, Any]) -> str:
     )
 
 
+def deployment_summary(result: dict[str, Any]) -> str:
+    """Markdown: the figures that a reader of the README wants."""
+    lines = [
+        "| env, units | `predict` ÷ C | `predict` ÷ ONNX | Cortex-M4: instructions ÷ what the FLOPs predict | flash | RAM "
+        "| large in int8 ÷ fp32 bytes |",
+        "|---" * 7 + "|",
+    ]
+    for agent in result["agents"].values():
+        bench = agent["bench"]
+        memory = bench["footprint"]["Cortex-M4"]
+        int8 = next(report for report in agent["precision"] if report["precision"]["large"] == "int8")
+        cells = [f"{agent['env']}, {agent['small']} and {agent['large']}"]
+        cells += [f"{agent['time_ratios'][f'predict over {target}']:.1f}" for target in ("c", "onnx")]
+        cells.append(f"{bench['instructions_over_predicted']['Cortex-M4']:.2f}")
+        cells += [f"{memory[kind] / 1000:,.1f} kB" for kind in ("flash", "ram")]
+        cells.append(f"{int8['n_bytes']['large'] / int8['fp32_bytes']['large']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _precision_rows(result: dict[str, Any]) -> list[str]:
     lines = [
         "| env, units | format | precision | large's bytes ÷ fp32 | return | before | choices as in fp32 | action error "
@@ -206,7 +226,9 @@ def _precision_rows(result: dict[str, Any]) -> list[str]:
         for report in agent["precision"]:
             precision, ratio = report["precision"]["large"], report["n_bytes"]["large"] / report["fp32_bytes"]["large"]
             cells = [f"{agent['env']}, {agent['small']} and {agent['large']}", report["format"], precision, f"{ratio:.3f}"]
-            cells += [f"{report[f'{who}mean_reward']:,.0f} ± {report[f'{who}std_reward']:,.0f}" for who in ("", "model_")]
+            returns = [f"{report[f'{who}mean_reward']:,.0f} ± {report[f'{who}std_reward']:,.0f}" for who in ("", "model_")]
+            # Of an agent that was only trained for a moment, the return says nothing.
+            cells += returns if agent["timesteps"] >= 10_000 else ["", ""]
             cells += [f"{report['choice_agreement']:.1%}", f"{report['mean_action_error']:.1e}"]
             cells.append("" if report["time_over_fp32"] is None else f"{report['time_over_fp32']:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
@@ -305,6 +327,7 @@ def main() -> None:
         result = json.loads((RESULTS / "deployment.json").read_text())
         deployment_picture(result, RESULTS / "deployment.png")
         tables["deployment"] = deployment_table(result)
+        tables["deployment, short"] = deployment_summary(result)
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():
