@@ -26,7 +26,7 @@ model = AsymSAC(
     "MlpPolicy",
     TASK,
     option_length=5,
-    cost_coef=0.1,
+    cost_coef=0.3,
     learning_rate=1e-3,
     policy_kwargs={"sub_net_archs": {"small": [4], "large": [64, 64]}},
     seed=0,
@@ -37,7 +37,7 @@ print(f"Training on {TASK}. FLOPs per inference: {costs}, master {model.policy.m
 print("First the update is compiled, which can take up to a minute.")
 evaluation = EvalCallback(make_vec_env(TASK, seed=1), eval_freq=1_000, log_path=str(OUTPUT), verbose=0)
 start = time.monotonic()
-model.learn(15_000, callback=evaluation, progress_bar=True)
+model.learn(20_000, callback=evaluation, progress_bar=True)
 print(f"Trained in {time.monotonic() - start:.0f} s.\n")
 model.save(OUTPUT / "agent")
 
