@@ -162,9 +162,16 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
             lines.append(f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rate, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
+    speeds = {part["largest"]: part["steps_per_second"] for part in result["speed"] if part["n_envs"] == 1}
+    shares = [
+        f"{speeds[d['units'][-1]]['AsymSAC 2 shared'] / d['limit_steps_per_second']:.0%} at {tuple(d['units'])}"
+        for d in result["details"]
+        if len(d["units"]) == 2 and d["critic"] == "shared"
+    ]
     note = (
         f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large "
-        f"matrix products at {rate:.0f} GFLOP/s. Peak memory, compiled ÷ plain update, (32, 256): "
+        f"matrix products at {rate:.0f} GFLOP/s: at that rate the arithmetic of the update with a shared critic would take "
+        f"{' and '.join(shares)} of a step. Peak memory, compiled ÷ plain update, (32, 256): "
         f"{memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])

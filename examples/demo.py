@@ -26,7 +26,7 @@ model = AsymSAC(
     "MlpPolicy",
     TASK,
     option_length=5,
-    cost_coef=0.3,
+    cost_coef=1.0,
     learning_rate=1e-3,
     policy_kwargs={"sub_net_archs": {"small": [4], "large": [64, 64]}},
     seed=0,
