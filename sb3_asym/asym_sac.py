@@ -254,8 +254,9 @@ class AsymSAC(SAC):
                 self.master.fast_update = update.master_update
                 return update
             except Exception as error:  # torch and the compilers behind it have many
-                reason = f"compiling failed ({str(error).strip().splitlines()[0]})"
-        if self.verbose >= 1:
+                message = str(error).strip() or type(error).__name__
+                reason = f"compiling failed ({message.splitlines()[0]})"
+        if self.verbose >= 1 or self.fast_update:
             print(f"Plain update: {reason}.")
         return PlainUpdate(self)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch as th
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
-from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, adam, concatenate, forward
+from sb3_asym.buffers import Batch
+from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, adam, assign, concatenate, forward
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
@@ -42,8 +44,31 @@ class FastMasterUpdate:
         """
         self.role.bind()
         batch = self.master.replay_buffer.sample(batch_size, env=env)  # type: ignore[union-attr]
-        lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"])
-        return self._compiled(batch, self.role.state, self.role.target, lr).item()
+        return self._compiled(*self._arguments(batch)).item()
+
+    def compile(self, batch: Batch) -> None:
+        """
+        Compile, on copies: nothing is learned yet.
+
+        :param batch: any primitive transitions, of which batches of options are made up
+        :raises Exception: what torch or the compiler raises where it cannot be done
+        """
+        rows = th.arange(self.master.batch_size, device=batch.rewards.device) % len(batch.rewards)
+        rewards = batch.rewards[rows]
+        options = ReplayBufferSamples(
+            observations=tree_map(lambda part: part[rows], batch.observations),
+            actions=th.zeros_like(rewards, dtype=th.int64),
+            next_observations=tree_map(lambda part: part[rows], batch.next_observations),
+            dones=batch.dones[rows],
+            rewards=rewards,
+            discounts=th.ones_like(rewards),
+        )
+        self._compiled(*tree_map(th.clone, self._arguments(options)))
+
+    def _arguments(self, batch: ReplayBufferSamples) -> list[Any]:
+        """What ``_update`` takes."""
+        lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"], device=self.role.flat.device)
+        return [batch, self.role.state, self.role.target, lr]
 
     def update_target(self, tau: float) -> None:
         """
@@ -70,6 +95,5 @@ class FastMasterUpdate:
         gradient = concatenate(gradients)
         # As torch.nn.utils.clip_grad_norm_ does it.
         gradient = gradient * (self.master.max_grad_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
-        for tensor, value in zip(state, adam(th.isfinite(loss), state, gradient, lr, self.betas, self.eps), strict=True):
-            tensor.copy_(value)
+        assign(state, adam(th.isfinite(loss), state, gradient, lr, self.betas, self.eps))
         return loss

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch
 from sb3_asym.fast_master import FastMasterUpdate
-from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, Stack, adam, concatenate, forward
+from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, Stack, adam, assign, concatenate, forward
 from sb3_asym.update import critic_loss, soft_value
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class FastUpdate:
         """
         noise = th.zeros(self.model.policy.n_options, 2, *batch.actions.shape, device=self.model.device)
         self._compiled(*tree_map(th.clone, [*self._arguments(batch, True), noise]))
+        self.master_update.compile(batch)
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
         """As :meth:`sb3_asym.update.PlainUpdate.step`."""
@@ -180,8 +181,8 @@ class FastUpdate:
             # The gradient of `entropy_loss`.
             gradient = -(log_probs + target_entropy.float()).mean(dim=1)
             losses.append(ent_coef_state[0] * gradient)
-            _assign(ent_coef_state, adam(valid, ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8))
-        _assign([*actors, *critics, target], [*new_actors, *new_critics, new_target])
+            assign(ent_coef_state, adam(valid, ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8))
+        assign([*actors, *critics, target], [*new_actors, *new_critics, new_target])
         return th.cat(losses)
 
     def _samples(self, stacks: list[list[Layer]], obs: th.Tensor, noise: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
@@ -230,12 +231,6 @@ class FastUpdate:
         return targets
 
 
-def _assign(tensors: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> None:
-    """In place."""
-    for tensor, value in zip(tensors, values, strict=True):
-        tensor.copy_(value)
-
-
 def why_not_fast(model: AsymSAC) -> str | None:
     """
     :param model: the agent, set up
@@ -244,6 +239,8 @@ def why_not_fast(model: AsymSAC) -> str | None:
     policy = model.policy
     compilers = [name for name in ("c++", "g++", "clang++", "cl") if shutil.which(name)]
     extractors = [network.features_extractor for network in (*policy.actors, *policy.critics, policy.master.q_net)]
+    q_networks = [q_network for critic in policy.critics for q_network in critic.q_networks]
+    networks = [*(actor.latent_pi for actor in policy.actors), *q_networks, policy.master.q_net.q_net]
     optimizers = [network.optimizer for network in (*policy.actors, *policy.critics, policy.master)]
     reasons = {
         "no C++ compiler was found": model.device.type == "cpu" and not compilers,
@@ -253,6 +250,9 @@ def why_not_fast(model: AsymSAC) -> str | None:
         ),
         "the optimizer is not a plain Adam": any(type(o) is not th.optim.Adam for o in optimizers)
         or any(o.param_groups[0][key] for o in optimizers for key in ("weight_decay", "amsgrad", "maximize")),
+        "a network has other layers than linear ones": any(
+            type(layer) not in (nn.Linear, policy.activation_fn) for network in networks for layer in network
+        ),
         "the activation function has weights": any(True for _ in policy.activation_fn().parameters()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

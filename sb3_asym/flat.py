@@ -109,8 +109,9 @@ class Role:
                 continue
             for parameter in parameters:
                 views = self._optimizer_states[parameter]
-                for name, value in optimizer.state.get(parameter, {}).items():
-                    views[name].copy_(value)
+                state = optimizer.state.get(parameter, {})
+                for name, view in views.items():
+                    view.copy_(state.get(name, th.zeros(())))
                 optimizer.state[parameter] = views
 
     def layers(self, flat: th.Tensor) -> list[list[Layer]]:
@@ -123,7 +124,7 @@ class Role:
 
 class CompiledUpdate:
     """
-    An update as one graph, for each batch size that it is called with.
+    An update as one graph, for each kind of batch that it is called with.
 
     It is traced here and not by ``torch.compile``, whose checks before each call take as long as a small network.
 
@@ -135,20 +136,21 @@ class CompiledUpdate:
     def __init__(self, function: Callable[..., th.Tensor], device: th.device):
         self.function = function
         self.on_cpu = device.type == "cpu"
-        self._graphs: dict[int, Callable[..., th.Tensor]] = {}
+        self._graphs: dict[Any, Callable[..., th.Tensor]] = {}
 
     def __call__(self, batch: Batch, *arguments: Any) -> th.Tensor:
         """
         :param batch: of transitions
-        :param arguments: all else that the function takes after it; the shapes are the same in every call
+        :param arguments: all else that the function takes after it; shapes and types are the same in every call
         :return: what it returns
         """
-        tensors = _tensors((batch, *arguments))
-        n_transitions = len(batch.rewards)
+        transitions = _tensors(batch)
+        tensors = [*transitions, *_tensors(arguments)]
+        kind = tuple((tensor.shape, tensor.dtype) for tensor in transitions)
         with th.no_grad():
-            if n_transitions not in self._graphs:
-                self._graphs[n_transitions] = self._compile(tensors, tree_structure((batch, *arguments)))
-            return self._graphs[n_transitions](*tensors)
+            if kind not in self._graphs:
+                self._graphs[kind] = self._compile(tensors, tree_structure((batch, *arguments)))
+            return self._graphs[kind](*tensors)
 
     def _compile(self, tensors: list[th.Tensor], structure: TreeSpec) -> Callable[..., th.Tensor]:
         def function(*values: th.Tensor) -> th.Tensor:
@@ -211,6 +213,15 @@ def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Ac
         if index < len(layers) - 1:
             hidden = activation(hidden)
     return (hidden if hidden.dim() == 3 else hidden.unsqueeze(0))[..., :n_out]
+
+
+def assign(tensors: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> None:
+    """
+    :param tensors: to change in place
+    :param values: what they become
+    """
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def concatenate(stacks: Sequence[Sequence[Layer]]) -> th.Tensor:
