@@ -237,3 +237,5 @@ def test_rails_of_a_raspberry_pi():
     rails = ["3V3_SYS_A current(1)=0.1A", "VDD_CORE_A current(7)=2A", "3V3_SYS_V volt(9)=3.3V", "VDD_CORE_V volt(15)=0.75V"]
     printed = "\n ".join([*rails, "EXT5V_V volt(24)=5.1V"])
     assert energy.rail_watts(printed) == pytest.approx(0.33 + 1.5)
+    with pytest.raises(OSError, match="no currents and voltages"):
+        energy.rail_watts("error=1 error_msg=Command not registered")

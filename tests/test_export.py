@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +21,7 @@ from sb3_asym import AsymSAC, cli
 from sb3_asym.export import deployable, export_c, export_onnx
 from sb3_asym.export.loading import load_model
 from sb3_asym.export.quantization import parse_precision, quantize
+from sb3_asym.export.recording import SampledObservations
 
 BOTH = pytest.mark.parametrize("export", [export_c, export_onnx])
 
@@ -173,6 +175,7 @@ def test_report(export, precision, tmp_path):
         on_episode=lambda: episodes.append(1),
     )
     assert report.n_episodes == 3
+    assert report.selftest_failures == 0
     assert len(episodes) > 6
     if precision == "fp32":
         assert report.choice_agreement == 1
@@ -207,6 +210,16 @@ def test_a_compiler_for_another_processor_is_no_error(tmp_path, monkeypatch):
     report = export_c(plain(SAC, policy_kwargs=dict(net_arch=[4])), tmp_path / "out")
     assert "was not run: " in str(report)
     assert (tmp_path / "out" / "export.json").exists()
+
+
+def test_bounds_that_stand_for_none_are_not_sampled_up_to():
+    greatest = np.finfo(np.float32).max
+    boxes = {"free": spaces.Box(-greatest, greatest, (3,)), "angle": spaces.Box(-1, 1, (2,))}
+    model = SimpleNamespace(observation_space=spaces.Dict(boxes), action_space=spaces.Box(-1, 1, (1,)))
+    for seed in range(5):
+        observation, _ = SampledObservations(model).reset(seed=seed)
+        assert np.abs(observation["free"]).max() < 100
+        assert np.abs(observation["angle"]).max() <= 1
 
 
 def test_precision_by_network_and_its_bytes():

@@ -159,6 +159,29 @@ def test_what_it_does_not_cover_falls_back_with_one_line(make_agent, capsys, kwa
     assert f"Plain update: {why_not_fast(agent)}." in capsys.readouterr().out
 
 
+def test_other_layers_are_not_covered(make_agent):
+    agent = make_agent()
+    assert why_not_fast(agent) is None
+    agent.policy.actors[0].latent_pi.insert(1, th.nn.LayerNorm(4))
+    assert "other layers" in why_not_fast(agent)
+
+
+def test_an_optimizer_without_state_starts_anew(make_pair):
+    agents, updates = make_pair()
+    for i in range(2):
+        for agent, update in zip(agents, updates, strict=True):
+            np.random.seed(i)
+            th.manual_seed(i)
+            update.step(agent.replay_buffer.sample(64), True)
+            for optimizer in agent.policy.optimizers:
+                optimizer.state.clear()
+    for agent, update in zip(agents, updates, strict=True):
+        np.random.seed(9)
+        th.manual_seed(9)
+        update.step(agent.replay_buffer.sample(64), True)
+    th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
+
+
 def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)

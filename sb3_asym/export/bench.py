@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch as th
@@ -208,7 +209,7 @@ class _Bench:
         """What this machine lacks is said, and the rest is measured."""
         try:
             yield
-        except (ImportError, OSError) as error:
+        except (ImportError, OSError, ValueError) as error:  # the other format may not take this agent
             program = error.filename if isinstance(error, FileNotFoundError) else None
             self.not_measured.append(f"{what}: {error if program is None else f'{program} is not installed.'}")
         except subprocess.CalledProcessError as error:
@@ -228,7 +229,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Recording]:
         missing = {"format", "n_bytes", "n_options", "observation", "option_length", "precision"} - set(manifest)
         if missing:
             raise KeyError(f"no {', '.join(sorted(missing))} in {MANIFEST}")
-    except (OSError, KeyError, TypeError, ValueError, EOFError) as error:
+    except (BadZipFile, OSError, KeyError, TypeError, ValueError, EOFError) as error:
         raise ValueError(f"{folder} holds no complete export ({error}): make one with `sb3-asym export`.") from error
     return manifest, recording
 

@@ -15,6 +15,7 @@ from sb3_asym.export.activations import ACTIVATIONS, c_float
 from sb3_asym.export.agent import Dense, DeployableAgent, Network
 from sb3_asym.export.quantization import Int8Dense
 from sb3_asym.export.recording import Recording
+from sb3_asym.export.report import tolerances
 
 INDENT = " " * 4
 
@@ -48,10 +49,10 @@ def fill(template: str, **values: str | int) -> str:
 
 
 def _header(agent: DeployableAgent) -> dict[str, str | int]:
-    parts = [f" *   {p.offset} to {p.offset + p.size - 1}: {p.name}, shape {p.shape}" for p in agent.observations]
+    parts = [f" *   {p.offset} to {p.offset + p.size - 1}: {_comment(p.name)}, shape {p.shape}" for p in agent.observations]
     bounds = [f"[{low:g}, {high:g}]" for low, high in zip(agent.low, agent.high, strict=True)]
     text = "the index of a discrete action" if agent.output == "argmax" else f"within {', '.join(bounds)}"
-    networks = [f"{n.name} {'-'.join(map(str, _widths(n)))} ({n.precision}, {n.n_bytes} bytes)" for n in agent.networks]
+    networks = [_describe(network) for network in agent.networks]
     return {
         "title": f"A policy trained with {agent.algorithm}.",
         "obs_dim": agent.obs_dim,
@@ -63,6 +64,15 @@ def _header(agent: DeployableAgent) -> dict[str, str | int]:
         "action_text": text,
         "network_text": "; ".join(networks),
     }
+
+
+def _describe(network: Network) -> str:
+    return f"{_comment(network.name)} {'-'.join(map(str, _widths(network)))} ({network.precision}, {network.n_bytes} bytes)"
+
+
+def _comment(text: str) -> str:
+    """What may stand in a comment."""
+    return text.replace("/*", "/ *").replace("*/", "* /")
 
 
 def _widths(network: Network) -> list[int]:
@@ -174,7 +184,7 @@ def _network(network: Network, number: int, activations: dict[str, str]) -> tupl
     if isinstance(network.layers[0], Int8Dense):
         buffers.append(f"uint8_t q[{max(_widths(network)[:-1])}];")
     lines = "\n".join(INDENT + line for line in [*buffers, *calls])
-    comment = f"/* {network.name}: {'-'.join(map(str, _widths(network)))}, {network.precision} */"
+    comment = f"/* {_describe(network)} */"
     return data, f"{comment}\nstatic void network_{number}(const float *x, float *y)\n{{\n{lines}\n}}\n"
 
 
@@ -220,10 +230,6 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def _selftest(agent: DeployableAgent, recording: Recording) -> dict[str, str | int]:
-    # Where a number lies between two integers, another processor may round it to the other one.
-    tolerance = 0.02 if "int8" in {network.precision for network in agent.networks} else 1e-5
-    tolerances = tolerance * np.maximum(1, np.abs(recording.actions).max(0))
-
     def rows(values: np.ndarray) -> str:
         return ",\n".join(f"{INDENT}{{\n{_numbers(row)}\n{INDENT}}}" for row in values)
 
@@ -233,5 +239,5 @@ def _selftest(agent: DeployableAgent, recording: Recording) -> dict[str, str | i
         "episode_starts": _numbers(recording.episode_starts),
         "options": _numbers(recording.options),
         "actions": rows(recording.actions),
-        "tolerances": ", ".join(map(c_float, tolerances)),
+        "tolerances": ", ".join(map(c_float, tolerances(agent, recording.actions))),
     }

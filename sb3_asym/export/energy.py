@@ -106,6 +106,7 @@ def find_meter(root: Path = Path("/")) -> Meter:
                 channel = label.name.removeprefix("in").removesuffix("_label")
                 return PowerMeter(f"INA3221, {label.read_text().strip()}", partial(_ina3221, folder, channel))
     if shutil.which("vcgencmd"):
+        _pmic()  # only a Raspberry Pi 5 answers
         return PowerMeter("Raspberry Pi's power chip, all rails", _pmic)
     raise FileNotFoundError("no energy meter here.")
 
@@ -144,6 +145,10 @@ def rail_watts(printed: str) -> float:
     """
     :param printed: what ``vcgencmd pmic_read_adc`` says, such as ``3V3_SYS_A current(1)=0.06A`` and ``3V3_SYS_V volt(9)=3.3V``
     :return: power of all rails
+    :raises OSError: if it says nothing of the kind, as on boards before the Raspberry Pi 5
     """
     amperes, volts = (dict(re.findall(rf"(\w+)_{unit} \w+\(\d+\)=([\d.]+){unit}", printed)) for unit in "AV")
-    return sum(float(current) * float(volts[rail]) for rail, current in amperes.items() if rail in volts)
+    rails = amperes.keys() & volts.keys()
+    if not rails:
+        raise OSError("vcgencmd knows no currents and voltages here.")
+    return sum(float(amperes[rail]) * float(volts[rail]) for rail in sorted(rails))

@@ -42,6 +42,8 @@ def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequ
         printed = subprocess.run([size, "-A", "policy.o"], check=True, cwd=build, capture_output=True, text=True).stdout
         stack = _stack(next(build.glob("*.su")).read_text())
     sections = {row[0]: int(row[1]) for row in map(str.split, printed.splitlines()) if row and row[0].startswith(".")}
+    if not any(section.startswith(".text") for section in sections):
+        raise OSError(f"{size} does not list the sections of an ELF file here.")
     flash = sum(n for section, n in sections.items() if section.startswith((".text", ".rodata", ".data")))
     state = 2 * 4 + 4 * action_dim
     variables = sections.get(".data", 0) + sections.get(".bss", 0)

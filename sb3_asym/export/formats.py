@@ -26,6 +26,12 @@ class Format(Protocol):
 
     name: str
 
+    def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        """
+        :param agent: what to write
+        :return: bytes of each network's numbers, by its name
+        """
+
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
         """
         :param agent: what to write
@@ -60,6 +66,9 @@ class CFormat:
 
     def __init__(self, prefix: str = "asym"):
         self.prefix = prefix
+
+    def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        return agent.n_bytes
 
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
         write_c(agent, recording, folder, self.prefix)
@@ -103,6 +112,11 @@ class OnnxFormat:
     """ONNX."""
 
     name = "onnx"
+
+    def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        from sb3_asym.export.onnx import network_bytes
+
+        return {network.name: network_bytes(network) for network in agent.networks}
 
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
         from sb3_asym.export.onnx import write_onnx

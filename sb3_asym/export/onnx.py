@@ -17,6 +17,7 @@ import sb3_asym
 from sb3_asym.export.activations import ACTIVATIONS
 from sb3_asym.export.agent import Dense, DeployableAgent, Network
 from sb3_asym.export.quantization import Int8Dense
+from sb3_asym.export.report import versions
 
 OPSET = 21
 IR_VERSION = 10
@@ -91,8 +92,10 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
     if agent.master is not None:
         models["master"] = _single(agent, agent.master)
         for sub_policy in agent.sub_policies:
-            file_name = re.sub(r"[^\w-]", "_", sub_policy.name)
-            models[f"sub_policy_{file_name}"] = _single(agent, sub_policy)
+            name = f"sub_policy_{re.sub(r'[^0-9A-Za-z_-]', '_', sub_policy.name)}"
+            if name in models:
+                raise ValueError(f"Two sub-policies would be written to {name}.onnx: name them otherwise.")
+            models[name] = _single(agent, sub_policy)
     for name, model in models.items():
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, folder / f"{name}.onnx")
@@ -101,6 +104,16 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
     if n_kernels < n_int8_layers:
         what = f"{n_kernels} of {n_int8_layers} int8 layers with int8 kernels"
         raise ValueError(f"ONNX Runtime {onnxruntime.__version__} runs only {what}: choose fp32 or fp16.")
+
+
+def network_bytes(network: Network) -> int:
+    """
+    :param network: that is written
+    :return: bytes of its numbers in the graph
+    """
+    graph = Graph(network.name)
+    _network(graph, network, "observation")
+    return sum(len(initializer.raw_data) for initializer in graph.initializers)
 
 
 def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
@@ -232,10 +245,14 @@ def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
     else:
         zero, step = np.uint8(layer.zero[0]), np.float32(1 / layer.gain[0])
     quantized = graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, step, zero), step, zero)
-    signed = np.zeros(len(layer.scale), dtype=np.int8)
-    weight = graph.add("DequantizeLinear", layer.weight.T.copy(), layer.scale / step, signed, axis=1)
-    bias = np.rint(layer.offset_for(float(zero)) / layer.scale).astype(np.int32)  # in units of the sums
-    return graph.add("Gemm", quantized, weight, graph.add("DequantizeLinear", bias, layer.scale, axis=0))
+    scale = graph.constant(layer.scale)
+    weight_scale = scale if step == 1 else graph.constant(layer.scale / step)
+    signed = np.zeros(len(layer.scale), dtype=np.int8)  # without it, ONNX Runtime takes no integer kernel
+    weight = graph.add("DequantizeLinear", layer.weight.T.copy(), weight_scale, signed, axis=1)
+    bias = np.rint(layer.offset_for(float(zero)) / layer.scale)  # in units of the sums
+    if np.abs(bias).max() >= 2**31:
+        raise ValueError("An observation is huge beside its spread, so that int8 cannot hold its zero: choose fp32 or fp16.")
+    return graph.add("Gemm", quantized, weight, graph.add("DequantizeLinear", bias.astype(np.int32), scale, axis=0))
 
 
 def _action(graph: Graph, agent: DeployableAgent, output: str) -> str:
@@ -285,7 +302,7 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
             "action_low": json.dumps(agent.low.tolist()),
             "action_high": json.dumps(agent.high.tolist()),
             "precision": json.dumps({network.name: network.precision for network in agent.networks}),
-            "onnx": onnx.__version__,
+            "versions": json.dumps(versions()),
         },
     )
     return model

@@ -121,7 +121,7 @@ class SampledObservations(gym.Env):
     """
 
     def __init__(self, model: BaseAlgorithm):
-        self.observation_space, self.action_space = model.observation_space, model.action_space
+        self.observation_space, self.action_space = _samplable(model.observation_space), model.action_space
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
         self.observation_space.seed(seed)
@@ -129,3 +129,13 @@ class SampledObservations(gym.Env):
 
     def step(self, action: object) -> tuple:
         return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def _samplable(space: gym.Space) -> gym.Space:
+    """Bounds that stand for none, such as the greatest float, would be sampled up to."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({key: _samplable(part) for key, part in space.spaces.items()})
+    if not isinstance(space, gym.spaces.Box) or space.dtype.kind != "f":
+        return space
+    low, high = np.where(space.low < -1e6, -np.inf, space.low), np.where(space.high > 1e6, np.inf, space.high)
+    return gym.spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sb3_asym.export.agent import DeployableAgent
+from sb3_asym.export.drivers import Driver
 from sb3_asym.export.recording import Recording
 
 
@@ -25,11 +26,12 @@ class ExportReport:
     :param std_reward: its standard deviation over the episodes
     :param model_mean_reward: mean return of the model itself, over episodes with the same seeds
     :param model_std_reward: its standard deviation
-    :param choice_agreement: share of the master's choices that are those of fp32 for the same observation
+    :param choice_agreement: share of the master's choices that are those of fp32 for the same observation; None without one
     :param mean_action_error: mean distance to the action of fp32, of the same option for the same observation; relative
         to the range of the action where it is bounded
     :param max_action_error: the greatest such distance
     :param time_over_fp32: time of a step ÷ that of the same export in fp32; None for fp32 itself
+    :param selftest_failures: steps of the self-test's that differ here by more than it allows; None if it was not run
     :param not_measured: why there is no figure of the exported agent, or ""
     """
 
@@ -46,6 +48,7 @@ class ExportReport:
     mean_action_error: float | None = None
     max_action_error: float | None = None
     time_over_fp32: float | None = None
+    selftest_failures: int | None = None
     not_measured: str = ""
 
     def with_returns(self, exported: np.ndarray, model: np.ndarray) -> "ExportReport":
@@ -81,7 +84,12 @@ class ExportReport:
             )
         if self.choice_agreement is not None:
             lines.append(f"the master's choices agree with fp32: {self.choice_agreement:.2%}")
+        if self.mean_action_error is not None:
             lines.append(f"action error: {self.mean_action_error:.2g} mean, {self.max_action_error:.2g} at most")
+        if self.selftest_failures:
+            lines.append(
+                f"{self.selftest_failures} steps of the self-test differ here: float32 may be too coarse for this agent"
+            )
         if self.time_over_fp32 is not None:
             slower = ": slower than fp32 on this machine" if self.time_over_fp32 > 1 else ""
             lines.append(f"time of a step ÷ fp32's: {self.time_over_fp32:.2f}{slower}")
@@ -97,16 +105,44 @@ def errors(agent: DeployableAgent, recording: Recording) -> dict[str, Any]:
     :return: ``choice_agreement``, ``mean_action_error`` and ``max_action_error`` of :class:`ExportReport`
     """
     asked = recording.choices(agent.option_length)
-    agreement = np.mean(agent.choices(recording.observations[asked]) == recording.options[asked])
+    agreement = (agent.choices(recording.observations[asked]) == recording.options[asked]).mean()
     distance = np.abs(agent.actions(recording.observations, recording.options) - recording.actions)
     with np.errstate(over="ignore", invalid="ignore"):
         span = agent.high - agent.low
     distance = distance / np.where(np.isfinite(span) & (span > 0), span, 1)
     return {
-        "choice_agreement": float(agreement),
+        "choice_agreement": None if agent.master is None else float(agreement),
         "mean_action_error": float(distance.mean()),
         "max_action_error": float(distance.max()),
     }
+
+
+def tolerances(agent: DeployableAgent, actions: np.ndarray) -> np.ndarray:
+    """
+    :param agent: that was exported
+    :param actions: ``(n_steps, action_dim)`` that a self-test expects
+    :return: ``(action_dim,)`` by how much another processor may miss them
+    """
+    # In int8, a number between two integers may be rounded to the other one.
+    tolerance = 0.02 if "int8" in {network.precision for network in agent.networks} else 1e-5
+    return tolerance * np.maximum(1, np.abs(actions).max(0))
+
+
+def count_failures(agent: DeployableAgent, driver: Driver, recording: Recording) -> int:
+    """
+    :param agent: that was exported
+    :param driver: of the export
+    :param recording: what its self-test replays
+    :return: steps in which option or action are not as recorded
+    """
+    failures = 0
+    allowed = tolerances(agent, recording.actions)
+    for observation, start, option, action in zip(*list(vars(recording).values())[:4], strict=True):
+        if start:
+            driver.reset()
+        used, acted = driver.step(agent.unflatten(observation))
+        failures += used != option or not (np.abs(acted - action) <= allowed).all()
+    return int(failures)
 
 
 def versions() -> dict[str, str]:
