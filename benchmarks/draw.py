@@ -207,7 +207,7 @@ def deployment_summary(result: dict[str, Any]) -> str:
     """Markdown: the figures that a reader of the README wants."""
     lines = [
         "| env, units | large drives | `predict` ÷ C | large alone | `predict` ÷ ONNX "
-        "| Cortex-M4: instructions ÷ what the FLOPs predict | flash | RAM | large in int8 ÷ fp32 bytes |",
+        "| Cortex-M4: instructions ÷ what the FLOPs predict | flash | RAM | large in int8 (C) ÷ fp32 bytes |",
         "|---" * 9 + "|",
     ]
     for agent in result["agents"].values():
