@@ -31,11 +31,11 @@ from sb3_asym.export import export_c, export_onnx
 from sb3_asym.export.agent import DeployableAgent, deployable
 from sb3_asym.export.bench import bench
 from sb3_asym.export.cortex_m4 import COMPILER, QEMU
-from sb3_asym.export.drivers import C_FLAGS, Driver, ModelDriver, c_compiler
+from sb3_asym.export.drivers import C_FLAGS, ModelDriver, c_compiler
 from sb3_asym.export.formats import CFormat, OnnxFormat, driver_latencies
 from sb3_asym.export.instructions import PORTABLE_FLAGS, instructions_per_step, over_predicted
 from sb3_asym.export.loading import load_model
-from sb3_asym.export.recording import Recording, record
+from sb3_asym.export.recording import Recording, record, replay
 from sb3_asym.export.report import versions
 
 OUTPUT = Path(__file__).parent / "results" / "deployment.json"
@@ -106,18 +106,6 @@ def load_or_train(name: str, path: Path | None) -> AsymSAC:
         if not path.exists():
             brief_agent(TASKS[name]).save(path)
     return load_model(path)
-
-
-def replay(driver: Driver, agent: DeployableAgent, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Options and actions of another driver for recorded observations."""
-    options, actions = [], []
-    for observation, start in zip(recording.observations, recording.episode_starts, strict=True):
-        if start:
-            driver.reset()
-        option, action = driver.step(agent.unflatten(observation))
-        options.append(option)
-        actions.append(action)
-    return np.array(options), np.array(actions)
 
 
 def fidelity(kind: str, task: Task) -> dict[str, Any]:

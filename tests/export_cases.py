@@ -129,18 +129,6 @@ def made(case, n_steps=200):
     return model, agent, recording
 
 
-def replayed(driver, agent, recording):
-    """Options and actions of a driver for recorded observations."""
-    options, actions = [], []
-    for observation, start in zip(recording.observations, recording.episode_starts, strict=True):
-        if start:
-            driver.reset()
-        option, action = driver.step(agent.unflatten(observation))
-        options.append(option)
-        actions.append(action)
-    return np.array(options), np.array(actions)
-
-
 def command(*arguments, **kwargs):
     """Runs a program that must succeed; gives what it printed."""
     done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=120, **kwargs)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_cases import CASES, STRICT, command, made, replayed
+from export_cases import CASES, STRICT, command, made
 
 from sb3_asym.export.c import write_c
 from sb3_asym.export.drivers import CDriver, ReferenceDriver
 from sb3_asym.export.quantization import parse_precision, quantize
+from sb3_asym.export.recording import replay
 
 CORTEX_M4 = ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 WRITTEN = {
@@ -28,7 +29,7 @@ WRITTEN = {
 
 def reached(agent, recording):
     """A recording of what the agent itself does."""
-    options, actions = replayed(ReferenceDriver(agent), agent, recording)
+    options, actions = replay(ReferenceDriver(agent), agent, recording)
     return type(recording)(recording.observations, recording.episode_starts, options, actions, recording.returns)
 
 
@@ -55,7 +56,7 @@ def written(tmp_path_factory):
 def test_drives_as_predict_does(case, tmp_path):
     _, agent, recording = made(case)
     write_c(agent, recording, tmp_path)
-    options, actions = replayed(CDriver(agent, tmp_path), agent, recording)
+    options, actions = replay(CDriver(agent, tmp_path), agent, recording)
     np.testing.assert_array_equal(options, recording.options)
     np.testing.assert_allclose(actions, recording.actions, atol=1e-5, rtol=0)
 
@@ -63,7 +64,7 @@ def test_drives_as_predict_does(case, tmp_path):
 @pytest.mark.parametrize("name", WRITTEN)
 def test_does_what_the_quantized_layers_do(name, written):
     folder, agent, recording = written(name)
-    options, actions = replayed(CDriver(agent, folder), agent, recording)
+    options, actions = replay(CDriver(agent, folder), agent, recording)
     np.testing.assert_array_equal(options, recording.options)
     # Where a number lies in the middle between two integers, it may be rounded to the other one.
     errors = np.abs(actions - recording.actions).max(1)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_cases import BOX, CASES, asym, made, replayed
+from export_cases import BOX, CASES, asym, made
 from gymnasium import spaces
 
 from sb3_asym import __version__
@@ -15,6 +15,7 @@ from sb3_asym.export import deployable
 from sb3_asym.export.drivers import OnnxDriver, ReferenceDriver
 from sb3_asym.export.onnx import INT8_KERNELS, operators, write_onnx
 from sb3_asym.export.quantization import parse_precision, quantize
+from sb3_asym.export.recording import replay
 
 
 def in_precision(agent, precision, recording):
@@ -25,7 +26,7 @@ def in_precision(agent, precision, recording):
 
 def check_that_actions_agree(agent, folder, recording, options, actions):
     """int8 of ONNX rounds biases to units of the integer sums, and where torch multiplies it divides."""
-    found_options, found_actions = replayed(OnnxDriver(agent, folder), agent, recording)
+    found_options, found_actions = replay(OnnxDriver(agent, folder), agent, recording)
     np.testing.assert_array_equal(found_options, options)
     errors = np.abs(found_actions - actions).max(1)
     is_int8 = any(network.precision == "int8" for network in agent.networks)
@@ -60,7 +61,7 @@ def test_drives_as_predict_does(case, tmp_path):
 def test_does_what_the_quantized_layers_do(case, precision, tmp_path):
     _, agent, recording = made(case)
     agent = in_precision(agent, precision, recording)
-    options, actions = replayed(ReferenceDriver(agent), agent, recording)
+    options, actions = replay(ReferenceDriver(agent), agent, recording)
     write_onnx(agent, tmp_path)
     check_that_actions_agree(agent, tmp_path, recording, options, actions)
 

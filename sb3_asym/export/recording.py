@@ -102,6 +102,23 @@ def record(
     return Recording(np.array(observations), np.array(starts), np.array(options), np.array(actions), np.array(returns))
 
 
+def replay(driver: Driver, agent: DeployableAgent, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param driver: who drives
+    :param agent: knows how observations are flattened
+    :param recording: whose observations the driver gets
+    :return: ``(n_steps,)`` its options and ``(n_steps, action_dim)`` its actions
+    """
+    options, actions = [], []
+    for observation, start in zip(recording.observations, recording.episode_starts, strict=True):
+        if start:
+            driver.reset()
+        option, action = driver.step(agent.unflatten(observation))
+        options.append(option)
+        actions.append(action)
+    return np.array(options), np.array(actions)
+
+
 def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
     """
     :param space: of the env's actions

@@ -9,7 +9,7 @@ import numpy as np
 
 from sb3_asym.export.agent import DeployableAgent
 from sb3_asym.export.drivers import Driver
-from sb3_asym.export.recording import Recording
+from sb3_asym.export.recording import Recording, replay
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,9 @@ def count_failures(agent: DeployableAgent, driver: Driver, recording: Recording)
     :param recording: what its self-test replays
     :return: steps in which option or action are not as recorded
     """
-    failures = 0
-    allowed = tolerances(agent, recording.actions)
-    for observation, start, option, action in zip(*list(vars(recording).values())[:4], strict=True):
-        if start:
-            driver.reset()
-        used, acted = driver.step(agent.unflatten(observation))
-        failures += used != option or not (np.abs(acted - action) <= allowed).all()
-    return int(failures)
+    options, actions = replay(driver, agent, recording)
+    within = np.abs(actions - recording.actions) <= tolerances(agent, recording.actions)
+    return int(np.count_nonzero((options != recording.options) | ~within.all(1)))
 
 
 def versions() -> dict[str, str]:
