@@ -23,7 +23,7 @@ from sb3_asym.evaluation import evaluate as evaluate_agent
 from sb3_asym.evaluation import n_evaluations, record_episode
 
 app = typer.Typer(
-    help="Agents that switch between a cheap and an expensive policy: evaluate them and look at them.",
+    help="Agents that switch between a cheap and an expensive policy: train, tune, evaluate, look at and export them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
