@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch
-from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, adam, assign, concatenate, forward
+from sb3_asym.compiled import CompiledUpdate
+from sb3_asym.flat import Activation, Layer, Role, adam, assign, concatenate, forward
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
@@ -34,7 +35,7 @@ class FastMasterUpdate:
         self.n_options = len(master.costs)
         group = master.policy.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = CompiledUpdate(self._update, role.flat.device)
+        self._compiled = CompiledUpdate(self._update)
 
     def step(self, batch_size: int, env: VecNormalize | None) -> float:
         """
@@ -65,10 +66,10 @@ class FastMasterUpdate:
         )
         self._compiled(*tree_map(th.clone, self._arguments(options)))
 
-    def _arguments(self, batch: ReplayBufferSamples) -> list[Any]:
-        """What ``_update`` takes."""
+    def _arguments(self, batch: ReplayBufferSamples) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Inputs and state that ``_update`` takes."""
         lr = th.tensor(self.master.policy.optimizer.param_groups[0]["lr"], device=self.role.flat.device)
-        return [batch, self.role.state, self.role.target, lr]
+        return (batch, lr), (self.role.state, self.role.target)
 
     def update_target(self, tau: float) -> None:
         """
@@ -78,7 +79,7 @@ class FastMasterUpdate:
         """
         self.role.target.lerp_(self.role.flat, tau)
 
-    def _update(self, batch: ReplayBufferSamples, state: list[th.Tensor], target: th.Tensor, lr: th.Tensor) -> th.Tensor:
+    def _update(self, batch: ReplayBufferSamples, lr: th.Tensor, state: list[th.Tensor], target: th.Tensor) -> th.Tensor:
         """Temporal-difference error of DQN (Mnih et al. 2015) with the options' discounts; Huber loss, clipped gradient."""
         q_net = self.master.q_net
         obs = q_net.extract_features(batch.observations, q_net.features_extractor)

@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch
+from sb3_asym.compiled import CompiledUpdate
 from sb3_asym.fast_master import FastMasterUpdate
-from sb3_asym.flat import Activation, CompiledUpdate, Layer, Role, Stack, adam, assign, concatenate, forward
+from sb3_asym.flat import Activation, Layer, Role, Stack, adam, assign, concatenate, forward
 from sb3_asym.update import critic_loss, soft_value
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class FastUpdate:
         self.master_update = FastMasterUpdate(model.master, self.master, self.activation)
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
-        self._compiled = CompiledUpdate(self._update, model.device)
+        self._compiled = CompiledUpdate(self._update)
 
     def compile(self, batch: Batch) -> None:
         """
@@ -77,8 +78,7 @@ class FastUpdate:
         :param batch: primitive transitions
         :raises Exception: what torch or the compiler raises where it cannot be done
         """
-        noise = th.zeros(self.model.policy.n_options, 2, *batch.actions.shape, device=self.model.device)
-        self._compiled(*tree_map(th.clone, [*self._arguments(batch, True), noise]))
+        self._compiled(*tree_map(th.clone, self._arguments(batch, update_targets=True)))
         self.master_update.compile(batch)
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
@@ -86,10 +86,8 @@ class FastUpdate:
         model = self.model
         for role in (self.actors, self.critics):
             role.bind()
-        arguments = self._arguments(batch, update_targets)
         n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
-        noise = th.randn(n_options, 2, *batch.actions.shape, device=model.device)
-        losses = self._compiled(*arguments, noise).tolist()
+        losses = self._compiled(*self._arguments(batch, update_targets)).tolist()
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
@@ -101,22 +99,20 @@ class FastUpdate:
             raise FloatingPointError(f"The {what.replace('_', ' ')} is {logged[what]}")
         return logged
 
-    def _arguments(self, batch: Batch, update_targets: bool) -> list[Any]:
-        """What ``_update`` takes, but for the noise."""
+    def _arguments(self, batch: Batch, update_targets: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Inputs and state that ``_update`` takes."""
         model = self.model
         learning_rate = model.policy.actor.optimizer.param_groups[0]["lr"]
         target_entropy = 0.0 if model.ent_coef_optimizer is None else model.target_entropy
         settings = [learning_rate, model.tau if update_targets else 0.0, target_entropy]
         discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
-        return [
+        inputs = (
             batch._replace(discounts=discounts),
-            self.actors.state,
-            self.critics.state,
-            self.critics.target,
-            self._ent_coef_state(),
-            self.master.flat,
             th.tensor(settings, dtype=th.float64, device=model.device),
-        ]
+            th.randn(model.policy.n_options, 2, *batch.actions.shape, device=model.device),
+        )
+        state = (self.actors.state, self.critics.state, self.critics.target, self._ent_coef_state(), self.master.flat)
+        return inputs, state
 
     def _ent_coef_state(self) -> list[th.Tensor]:
         """log α and its optimizer's state, or α alone where it is fixed."""
@@ -138,13 +134,13 @@ class FastUpdate:
     def _update(
         self,
         batch: Batch,
+        settings: th.Tensor,
+        noise: th.Tensor,
         actors: list[th.Tensor],
         critics: list[th.Tensor],
         target: th.Tensor,
         ent_coef_state: list[th.Tensor],
         master: th.Tensor,
-        settings: th.Tensor,
-        noise: th.Tensor,
     ) -> th.Tensor:
         """The whole step, in the order of SB3's ``SAC.train``, in place. A loss that is not finite ends it."""
         lr, tau, target_entropy = settings.unbind()

@@ -1,17 +1,10 @@
 """Networks of one shape, their weights and their optimizers' state in a few flat tensors, for compiled updates."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch as th
-import torch._inductor
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
-
-from sb3_asym import matmul
-from sb3_asym.buffers import Batch
 
 Layer = tuple[th.Tensor, th.Tensor]
 """Weights ``(n_networks, out, in)`` and biases ``(n_networks, out)`` of one layer of a stack of networks."""
@@ -122,59 +115,6 @@ class Role:
         return [stack.views(part) for stack, part in _parts(self.stacks, flat)]
 
 
-class CompiledUpdate:
-    """
-    An update as one graph, for each kind of batch that it is called with.
-
-    It is traced here and not by ``torch.compile``, whose checks before each call take as long as a small network.
-
-    :param function: takes tensors, in tuples, lists and dicts if need be, and changes some of them in place. All else that it
-        uses is constant.
-    :param device: where they are
-    """
-
-    def __init__(self, function: Callable[..., th.Tensor], device: th.device):
-        self.function = function
-        self.on_cpu = device.type == "cpu"
-        self._graphs: dict[Any, Callable[..., th.Tensor]] = {}
-
-    def __call__(self, batch: Batch, *arguments: Any) -> th.Tensor:
-        """
-        :param batch: of transitions
-        :param arguments: all else that the function takes after it; shapes and types are the same in every call
-        :return: what it returns
-        """
-        transitions = _tensors(batch)
-        tensors = [*transitions, *_tensors(arguments)]
-        kind = tuple((tensor.shape, tensor.dtype) for tensor in transitions)
-        with th.no_grad():
-            if kind not in self._graphs:
-                self._graphs[kind] = self._compile(tensors, tree_structure((batch, *arguments)))
-            return self._graphs[kind](*tensors)
-
-    def _compile(self, tensors: list[th.Tensor], structure: TreeSpec) -> Callable[..., th.Tensor]:
-        def function(*values: th.Tensor) -> th.Tensor:
-            return self.function(*tree_unflatten(values, structure))
-
-        graph = make_fx(function, tracing_mode="fake")(*tensors)
-        if self.on_cpu and matmul.is_faster():
-            matmul.replace_products(graph)
-        inputs: list[Any] = [*tensors]
-        # The pattern matcher would put the bias back into the matrix product.
-        return torch._inductor.compile(graph, inputs, options={"cpp_wrapper": self.on_cpu, "pattern_matcher": False})
-
-
-def _tensors(values: Iterable[Any]) -> list[th.Tensor]:
-    """All tensors in tuples, lists and dicts, in order: ``tree_leaves`` of torch, in less time."""
-    found: list[th.Tensor] = []
-    for value in values:
-        if isinstance(value, th.Tensor):
-            found.append(value)
-        else:
-            found += _tensors(value.values() if isinstance(value, dict) else value)
-    return found
-
-
 def _parts(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[Stack, th.Tensor]]:
     """Each stack with its part of the weights."""
     start = 0
@@ -205,8 +145,10 @@ def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Ac
     n_padding = layers[0][0].shape[-1] - sum(part.shape[-1] for part in inputs)
     hidden = th.cat([*inputs, inputs[0].new_zeros(len(inputs[0]), n_padding)], dim=-1)
     for index, (weight, bias) in enumerate(layers):
-        # The bias apart, so that it becomes one loop with the activation.
-        if len(weight) == 1:
+        # The bias apart, so that it becomes one loop with the activation. A single number needs no matrix product at all.
+        if weight.shape[1] == 1:
+            hidden = (hidden * weight).sum(dim=-1, keepdim=True) + bias.unsqueeze(1)
+        elif len(weight) == 1:
             hidden = hidden @ weight[0].t() + bias[0]
         else:
             hidden = th.bmm(hidden.expand(len(weight), -1, -1), weight.transpose(1, 2)) + bias.unsqueeze(1)

@@ -1,26 +1,30 @@
-"""Large matrix products by oneDNN where torch's own, by MKL, leave half of the processor idle: on AMD's with AVX-512."""
+"""Matrix products of C++ of our own, for processors on which those of torch (MKL) leave half of the arithmetic unused."""
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch as th
-from torch.fx import GraphModule
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.ir import ExternKernelOut, FixedLayout, TensorBox
+from torch._inductor.lowering import register_lowering
+from torch.fx import Graph
 
-LEAST_FLOPS = 1e7
-"""Of a product for which the call from the graph to Python pays."""
+HEADER = Path(__file__).parent / "matmul.h"
 PRODUCTS = (th.ops.aten.mm.default, th.ops.aten.bmm.default)
 
 
 @th.library.custom_op("sb3_asym::matmul", mutates_args=())
 def matmul(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     """
+    What stands for a product in a graph until it is compiled.
+
     :param a: ``(m, k)``, or ``(batch, m, k)``
     :param b: ``(k, n)``, or ``(batch, k, n)``
-    :return: their product, by oneDNN
+    :return: their product
     """
-    if a.dim() == 3:
-        return th.stack([matmul(*pair) for pair in zip(a, b, strict=True)])
-    return th.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return a @ b
 
 
 @matmul.register_fake
@@ -28,24 +32,41 @@ def _(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     return a.new_empty(*a.shape[:-1], b.shape[-1])
 
 
+class _Product(ExternKernelOut):
+    """A call of the function in ``matmul.h``, which goes into the C++ that Inductor writes."""
+
+    def codegen(self, wrapper: Any) -> None:
+        source = HEADER.read_text()
+        if source not in wrapper.header.getvalue():
+            wrapper.header.splice(source)
+        super().codegen(wrapper)
+
+
+@register_lowering(th.ops.sb3_asym.matmul.default, type_promotion_kind=None)
+def _lower(a: TensorBox, b: TensorBox) -> TensorBox:
+    inputs: Sequence[Any] = [_Product.realize_input(a), _Product.realize_input(b)]
+    layout = FixedLayout(th.device("cpu"), a.get_dtype(), [*a.get_size()[:-1], b.get_size()[-1]])
+    return TensorBox.create(_Product(layout, inputs, cpp_kernel_name="aoti_torch_sb3_asym_matmul_out"))
+
+
+class OwnProducts(CustomGraphPass):
+    """Has Inductor use them for all products in float32."""
+
+    def __call__(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            if node.target in PRODUCTS and node.meta["val"].dtype is th.float32:
+                node.target = th.ops.sb3_asym.matmul.default
+
+    def uuid(self) -> bytes:
+        """Changes with what is compiled, which Inductor caches."""
+        return get_hash_for_files((__file__, str(HEADER)))
+
+
 def is_faster() -> bool:
     """
-    :return: whether this processor is one on which oneDNN is faster. It is not measured, as a seed must fix the run.
+    :return: whether this processor is of the kind on which they were measured to be faster. It is not measured anew, as a
+        seed must fix the run.
     """
     description = Path("/proc/cpuinfo")
     vendor = description.read_text() if description.exists() else platform.processor()
-    return th.backends.mkldnn.is_available() and "AMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-def replace_products(graph: GraphModule) -> None:
-    """
-    Hand the large products of a graph to oneDNN.
-
-    :param graph: of ATen operators, traced with shapes; it is changed
-    """
-    for node in graph.graph.nodes:
-        if node.target in PRODUCTS:
-            a, b = (argument.meta["val"] for argument in node.args)
-            if 2 * a.numel() * b.shape[-1] >= LEAST_FLOPS:
-                node.target = th.ops.sb3_asym.matmul.default
-    graph.recompile()
+    return "AMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"

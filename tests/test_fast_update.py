@@ -7,11 +7,12 @@ import pytest
 import torch as th
 from envs import DriftEnv, GoalChainEnv
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch._inductor import config
+from torch.utils._pytree import tree_map
 
 from sb3_asym import matmul
+from sb3_asym.compiled import CompiledUpdate, compile_function
 from sb3_asym.fast_update import FastUpdate, why_not_fast
-from sb3_asym.flat import CompiledUpdate
 from sb3_asym.update import PlainUpdate
 
 NETS = dict(sub_net_archs=dict(small=[4], medium=[8, 8], large=[16, 16]), master_net_arch=[8])
@@ -40,7 +41,7 @@ def make_pair(make_agent):
         dict(critic="shared"),
         dict(critic="separate", ent_coef=0.1, n_steps=3),
         dict(env=GoalChainEnv, policy="MultiInputPolicy", policy_kwargs=dict(NETS, activation_fn=th.nn.Tanh, n_critics=3)),
-        # Large enough for another library's matrix products.
+        # Wider than a panel of our own matrix products is deep.
         dict(policy_kwargs=dict(sub_net_archs=dict(small=[8], large=[320, 320])), critic="separate"),
     ],
     ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "Dict, tanh, three critics", "large"],
@@ -58,16 +59,46 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("shapes", [((96, 256), (256, 256)), ((2, 96, 256), (2, 256, 256)), ((256, 96), (256, 256))])
-def test_large_products_equal_those_of_torch(shapes):
-    if not th.backends.mkldnn.is_available():
-        pytest.skip("torch has no oneDNN here")
-    a, b = (th.randn(shape) for shape in shapes)
-    a = a.t() if a.shape[-1] != b.shape[-2] else a
-    graph = make_fx(lambda x, y: (x @ y, x[..., :4] @ y[..., :4, :]), tracing_mode="fake")(a, b)
-    matmul.replace_products(graph)
-    assert [node.target for node in graph.graph.nodes].count(th.ops.sb3_asym.matmul.default) == 1  # the small one stays
-    th.testing.assert_close(graph(a, b)[0], a @ b, rtol=1e-4, atol=1e-3)
+def test_own_products_equal_those_of_torch(monkeypatch):
+    """Of all shapes and strides, whichever processor this is."""
+    sizes = [(2, 7, 1), (5, 3, 2), (8, 16, 32), (9, 300, 17), (64, 256, 64), (23, 600, 33), (256, 64, 15)]
+    pairs = [(th.randn(m, k), th.randn(k, n)) for m, k, n in sizes]
+    pairs += [(th.randn(k, m).t(), th.randn(n, k).t()) for m, k, n in sizes]
+    pairs += [(th.randn(3, m, k), th.randn(3, n, k).transpose(1, 2)) for m, k, n in sizes]
+    pairs += [(th.randn(m, k).expand(2, m, k), th.randn(2, k, n)) for m, k, n in sizes]
+    pairs += [(th.randn(40, 60)[:, ::2], th.randn(60, 40)[::2, ::2])]
+    used = []
+    codegen = matmul._Product.codegen
+    monkeypatch.setattr(matmul._Product, "codegen", lambda self, wrapper: used.append(self) or codegen(self, wrapper))
+    monkeypatch.setattr(matmul, "is_faster", lambda: True)
+    tensors = [tensor for pair in pairs for tensor in pair]
+    with config.patch(force_disable_caches=True):
+        function = compile_function(lambda *values: [a @ b for a, b in zip(values[::2], values[1::2], strict=True)], tensors)
+    for (a, b), product in zip(pairs, function(*tensors), strict=True):
+        th.testing.assert_close(product, a @ b, rtol=1e-4, atol=1e-4)
+    assert len(used) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="there is no GPU"))]
+)
+def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, tmp_path):
+    agent = make_agent(device=device, fast_update=True, learning_starts=50).learn(60)
+    assert isinstance(agent._update, FastUpdate)
+    for _ in range(3):
+        inputs, state = agent._update._arguments(agent.replay_buffer.sample(64), update_targets=True)
+        copies = tree_map(th.clone, state)
+        with th.no_grad():
+            expected = agent._update._update(*inputs, *copies)
+        th.testing.assert_close(agent._update._compiled(inputs, state), expected, rtol=1e-4, atol=1e-5)
+        th.testing.assert_close(state, copies, rtol=1e-4, atol=1e-5)
+    agent.save(tmp_path / "agent")
+    agent.set_parameters(str(tmp_path / "agent.zip"), device=device)
+    agent.learn(30, reset_num_timesteps=False)
+    other = type(agent).load(tmp_path / "agent", env=agent.get_env(), device="cpu").learn(30, reset_num_timesteps=False)
+    for trained in (agent, other):
+        steps = {int(step["step"]) for optimizer in trained.policy.optimizers for step in optimizer.state.values()}
+        assert steps == {10 + 3 + 30}
 
 
 def test_another_batch_size_gets_a_graph_of_its_own():
@@ -75,10 +106,10 @@ def test_another_batch_size_gets_a_graph_of_its_own():
         total.add_(2 * batch.rewards.sum())
         return total.clone()
 
-    update, total = CompiledUpdate(double, th.device("cpu")), th.zeros(())
+    update, total = CompiledUpdate(double), th.zeros(())
     for size in (4, 32, 4):
         fields = [th.ones(size, 1)] * 5
-        update(ReplayBufferSamples(*fields, discounts=fields[0]), total)
+        update((ReplayBufferSamples(*fields, discounts=fields[0]),), (total,))
     assert total == 80
 
 
@@ -182,10 +213,9 @@ def test_an_optimizer_without_state_starts_anew(make_pair):
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
-def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys, monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    agent = make_agent(fast_update=True, verbose=1, batch_size=17).learn(30)  # a size not compiled before
+def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys):
+    with config.patch({"cpp.cxx": ("/bin/false",), "force_disable_caches": True}):
+        agent = make_agent(fast_update=True, verbose=1, batch_size=17).learn(30)  # a size not compiled before
     assert isinstance(agent._update, PlainUpdate)
     assert "Plain update: compiling failed" in capsys.readouterr().out
 
