@@ -195,11 +195,11 @@ def adam(
     """
     flat, exp_avg, exp_avg_sq, steps = state
     new_steps = steps + 1
-    step = new_steps.reshape(-1)[0].double()
     new_avg = exp_avg.lerp(gradient, 1 - betas[0])
     new_avg_sq = exp_avg_sq * betas[1] + (1 - betas[1]) * gradient * gradient
-    step_size = (lr.double() / (1 - betas[0] ** step)).float()
-    correction = (1 - betas[1] ** step).sqrt().float()
+    # All steps are the same; the maximum has Inductor compute these once, and not for each parameter.
+    step_size = (lr.double() / (1 - betas[0] ** new_steps.double())).max().float()
+    correction = (1 - betas[1] ** new_steps.double()).sqrt().max().float()
     new_flat = flat - step_size * new_avg / (new_avg_sq.sqrt() / correction + eps)
     new_state = [new_flat, new_avg, new_avg_sq, new_steps]
     return [th.where(valid, new, old) for new, old in zip(new_state, state, strict=True)]
