@@ -161,7 +161,7 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
             nets = ", ".join(map(str, row["units"]))
             lines.append(f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} |")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    rate, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
+    rates, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
     speeds = {part["largest"]: part["steps_per_second"] for part in result["speed"] if part["n_envs"] == 1}
     shares = [
         f"{speeds[d['units'][-1]]['AsymSAC 2 shared'] / d['limit_steps_per_second']:.0%} at {tuple(d['units'])}"
@@ -170,8 +170,9 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
     ]
     note = (
         f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large "
-        f"matrix products at {rate:.0f} GFLOP/s: at that rate the arithmetic of the update with a shared critic would take "
-        f"{' and '.join(shares)} of a step. Peak memory, compiled ÷ plain update, (32, 256): "
+        f"matrix products at {rates['compiled']:.0f} GFLOP/s (torch's own: {rates['torch']:.0f}): at that rate the "
+        f"arithmetic of the update with a shared critic would take {' and '.join(shares)} of a step. Peak memory, compiled ÷ "
+        f"plain update, (32, 256): "
         f"{memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])
@@ -264,12 +265,14 @@ def _deployment_note(result: dict[str, Any]) -> str:
 
 
 def speed_picture(result: dict[str, Any], path: Path) -> None:
-    """Env steps per second of each agent with one env, with the arithmetic limit, and the time by part."""
+    """Env steps per second of AsymSAC and of SACs of its largest size, with one env; the arithmetic limit; time by part."""
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     parts = [part for part in result["speed"] if part["n_envs"] == 1]
     *panels, shares = figure.subplots(1, len(parts) + 1)
     for axes, part in zip(panels, parts, strict=True):
-        speeds = dict(sorted(part["steps_per_second"].items(), key=lambda item: item[1]))
+        everyone = part["steps_per_second"]
+        shown = [name for name in everyone if name.startswith("AsymSAC") or name.endswith(f" {part['largest']}")]
+        speeds = {name: everyone[name] for name in sorted(shown, key=everyone.__getitem__)}
         limits = {
             f"AsymSAC {len(d['units'])} {d['critic']}": d["limit_steps_per_second"]
             for d in result["details"]

@@ -31,22 +31,27 @@ class CompiledUpdate:
         :param state: what lasts, likewise
         :return: what the function returns; the next call may overwrite it
         """
-        fresh, lasting = _tensors(inputs), _tensors(state)
-        kind: Any = tuple((tensor.shape, tensor.dtype) for tensor in fresh)
-        on_gpu = lasting[0].is_cuda
-        if on_gpu:  # a CUDA graph holds addresses
-            kind = (kind, tuple(tensor.data_ptr() for tensor in lasting))
+        graph, tensors = self.compile(inputs, state)
         with th.no_grad():
-            if kind not in self._graphs:
-                graph = self._compile(inputs, state)
-                self._graphs[kind] = CudaGraph(graph, fresh, lasting) if on_gpu else graph
-            return self._graphs[kind](*fresh, *lasting)
+            return graph(*tensors)
 
-    def _compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> Function:
-        structure = tree_structure((*inputs, *state))
-        return compile_function(
-            lambda *tensors: self.function(*tree_unflatten(tensors, structure)), _tensors((*inputs, *state))
-        )
+    def compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Function, list[th.Tensor]]:
+        """
+        :param inputs: as in ``__call__``
+        :param state: likewise; it does not change
+        :return: the graph for this kind of batch, and what it takes
+        :raises Exception: what torch or the compiler raises where it cannot be done
+        """
+        fresh, lasting = _tensors(inputs), _tensors(state)
+        on_gpu = lasting[0].is_cuda
+        kind: Any = tuple((tensor.shape, tensor.dtype) for tensor in fresh)
+        if on_gpu:  # a CUDA graph is bound to the memory that it was recorded on
+            kind = (kind, tuple(tensor.data_ptr() for tensor in lasting))
+        if kind not in self._graphs:
+            structure = tree_structure((*inputs, *state))
+            graph = compile_function(lambda *tensors: self.function(*tree_unflatten(tensors, structure)), [*fresh, *lasting])
+            self._graphs[kind] = CudaGraph(graph, fresh, lasting) if on_gpu else graph
+        return self._graphs[kind], [*fresh, *lasting]
 
 
 class CudaGraph:
@@ -58,6 +63,7 @@ class CudaGraph:
     :param state: the tensors that it reads and changes in every call
     """
 
+    @th.no_grad()
     def __init__(self, function: Function, inputs: Sequence[th.Tensor], state: Sequence[th.Tensor]):
         self.inputs = [tensor.clone() for tensor in inputs]
         self.state = state
@@ -83,6 +89,7 @@ class CudaGraph:
         return self.output
 
 
+@th.no_grad()
 def compile_function(function: Function, tensors: Sequence[th.Tensor]) -> Function:
     """
     :param function: takes tensors, and may change them in place

@@ -49,7 +49,7 @@ class FastMasterUpdate:
 
     def compile(self, batch: Batch) -> None:
         """
-        Compile, on copies: nothing is learned yet.
+        Compile. Nothing is learned yet.
 
         :param batch: any primitive transitions, of which batches of options are made up
         :raises Exception: what torch or the compiler raises where it cannot be done
@@ -64,7 +64,7 @@ class FastMasterUpdate:
             rewards=rewards,
             discounts=th.ones_like(rewards),
         )
-        self._compiled(*tree_map(th.clone, self._arguments(options)))
+        self._compiled.compile(*self._arguments(options))
 
     def _arguments(self, batch: ReplayBufferSamples) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Inputs and state that ``_update`` takes."""

@@ -17,7 +17,6 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtr
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
-from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch
 from sb3_asym.compiled import CompiledUpdate
@@ -73,12 +72,12 @@ class FastUpdate:
 
     def compile(self, batch: Batch) -> None:
         """
-        Compile for batches like this one, on copies: nothing is learned yet.
+        Compile for batches like this one. Nothing is learned yet.
 
         :param batch: primitive transitions
         :raises Exception: what torch or the compiler raises where it cannot be done
         """
-        self._compiled(*tree_map(th.clone, self._arguments(batch, update_targets=True)))
+        self._compiled.compile(*self._arguments(batch, update_targets=True))
         self.master_update.compile(batch)
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:

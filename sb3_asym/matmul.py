@@ -69,4 +69,4 @@ def is_faster() -> bool:
     """
     description = Path("/proc/cpuinfo")
     vendor = description.read_text() if description.exists() else platform.processor()
-    return "AMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"
+    return "AuthenticAMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"
