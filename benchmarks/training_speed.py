@@ -147,10 +147,11 @@ def sgemm_rates(device: str, size: int = 1024) -> dict[str, float]:
 
 
 def update_flops(model: AsymSAC) -> int:
-    """FLOPs of one update of all sub-policies, critics and master."""
+    """FLOPs of the matrix products of one update of all sub-policies, critics and master."""
     update: Any = model._update
+    batch = model.replay_buffer.sample(BATCH)
     arguments = {
-        update._update: update._arguments(model.replay_buffer.sample(BATCH), update_targets=True),
+        update._update: update._arguments(batch, True, th.zeros(update._noise_shape(batch), device=model.device)),
         update.master_update._update: update.master_update._arguments(model.master.replay_buffer.sample(BATCH)),
     }
     with FlopCounterMode(display=False) as counter, th.no_grad():

@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
+from sb3_asym.compiled import NotCovered
 from sb3_asym.costs import mean_flops
 from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
@@ -224,9 +225,8 @@ class AsymSAC(SAC):
         steps = []
         for gradient_step in range(gradient_steps):
             batch = sample_transitions(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
-            self._update = self._update or self._make_update(batch)
             with self._stop_where_not_finite():
-                steps.append(self._update.step(batch, gradient_step % self.target_update_interval == 0))
+                steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
@@ -237,6 +237,14 @@ class AsymSAC(SAC):
                 for name, value in zip(self.option_names, values, strict=True):
                     self.logger.record(f"{name}/{key}", value)
 
+    def _gradient_step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+        self._update = self._update or self._make_update(batch)
+        try:
+            return self._update.step(batch, update_targets)
+        except NotCovered as error:  # something was changed since the update was made
+            self._update = self._plain_update(str(error))
+            return self._update.step(batch, update_targets)
+
     def _make_update(self, batch: Batch) -> PlainUpdate | FastUpdate:
         """The compiled update, where it is wanted and works."""
         steps_ahead = self._total_timesteps - self.num_timesteps
@@ -245,19 +253,23 @@ class AsymSAC(SAC):
         if self.fast_update is False or (self.fast_update is None and updates_ahead < UPDATES_WORTH_COMPILING):
             return PlainUpdate(self)
         reason = why_not_fast(self)
-        if reason is None:
-            if self.verbose >= 1:
-                print("Compiling the update, which can take up to a minute …")
-            try:
-                update = FastUpdate(self)
-                update.compile(batch)
-                self.master.fast_update = update.master_update
-                return update
-            except Exception as error:  # torch and the compilers behind it have many
-                message = str(error).strip() or type(error).__name__
-                reason = f"compiling failed ({message.splitlines()[0]})"
+        if reason is not None:
+            return self._plain_update(reason)
+        if self.verbose >= 1:
+            print("Compiling the update, which can take up to a minute …")
+        try:
+            update = FastUpdate(self)
+            update.compile(batch)
+        except NotCovered as error:
+            return self._plain_update(str(error))
+        self.master.fast_update = update.master_update
+        return update
+
+    def _plain_update(self, reason: str) -> PlainUpdate:
+        """Instead of the compiled one."""
         if self.verbose >= 1 or self.fast_update:
             print(f"Plain update: {reason}.")
+        self.master.fast_update = None
         return PlainUpdate(self)
 
     def learn(
@@ -304,6 +316,10 @@ class AsymSAC(SAC):
             raise FloatingPointError(message) from error
 
     # --- saving ---
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A compiled update belongs to this agent's memory: a copy makes its own.
+        return {**self.__dict__, "_update": None}
 
     @classmethod
     def load(cls: type[SelfAsymSAC], path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfAsymSAC:

@@ -1,6 +1,8 @@
 """Updates as graphs: traced and compiled for each kind of batch, and on a GPU recorded as CUDA graphs."""
 
+import platform
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch as th
@@ -9,6 +11,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_structure, tree_unflatten
 
 Function = Callable[..., th.Tensor]
+
+
+class NotCovered(Exception):
+    """What the compiled update cannot do, but the plain one can. Nothing was changed."""
 
 
 class CompiledUpdate:
@@ -31,62 +37,87 @@ class CompiledUpdate:
         :param state: what lasts, likewise
         :return: what the function returns; the next call may overwrite it
         """
-        graph, tensors = self.compile(inputs, state)
-        with th.no_grad():
-            return graph(*tensors)
-
-    def compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> tuple[Function, list[th.Tensor]]:
-        """
-        :param inputs: as in ``__call__``
-        :param state: likewise; it does not change
-        :return: the graph for this kind of batch, and what it takes
-        :raises Exception: what torch or the compiler raises where it cannot be done
-        """
         fresh, lasting = _tensors(inputs), _tensors(state)
-        on_gpu = lasting[0].is_cuda
-        kind: Any = tuple((tensor.shape, tensor.dtype) for tensor in fresh)
-        if on_gpu:  # a CUDA graph is bound to the memory that it was recorded on
-            kind = (kind, tuple(tensor.data_ptr() for tensor in lasting))
+        kind = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in fresh)
         if kind not in self._graphs:
-            structure = tree_structure((*inputs, *state))
+            self.compile(inputs, state)
+        with th.no_grad():
+            return self._graphs[kind](*fresh, *lasting)
+
+    def compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> None:
+        """
+        Make the graph for this kind of batch, without a step.
+
+        :param inputs: as in ``__call__``
+        :param state: likewise
+        :raises NotCovered: if it cannot be done
+        """
+        fresh, lasting, structure = _tensors(inputs), _tensors(state), tree_structure((*inputs, *state))
+        kind = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in fresh)
+        try:
             graph = compile_function(lambda *tensors: self.function(*tree_unflatten(tensors, structure)), [*fresh, *lasting])
-            self._graphs[kind] = CudaGraph(graph, fresh, lasting) if on_gpu else graph
-        return self._graphs[kind], [*fresh, *lasting]
+            if lasting[0].is_cuda:
+                graph = CudaGraph(graph, len(fresh))
+                graph.record(*fresh, *lasting)
+        except Exception as error:  # torch and the compilers behind it have many
+            message = str(error).strip() or type(error).__name__
+            raise NotCovered(f"compiling failed ({message.splitlines()[0]})") from error
+        self._graphs[kind] = graph
 
 
 class CudaGraph:
     """
     A function on a GPU, recorded once and replayed without the time that it takes to launch its kernels.
 
-    :param function: takes inputs, then state; compiled
-    :param inputs: values of the kind that it will take
-    :param state: the tensors that it reads and changes in every call
+    :param function: compiled; takes inputs, whose values are new in every call, and then state, which it changes in place
+    :param n_inputs: how many the former are
     """
 
+    def __init__(self, function: Function, n_inputs: int):
+        self.function = function
+        self.n_inputs = n_inputs
+
     @th.no_grad()
-    def __init__(self, function: Function, inputs: Sequence[th.Tensor], state: Sequence[th.Tensor]):
-        self.inputs = [tensor.clone() for tensor in inputs]
-        self.state = state
-        # On copies and a stream of its own: all that happens in first calls, such as choosing kernels, cannot be recorded.
-        stream = th.cuda.Stream()
-        stream.wait_stream(th.cuda.current_stream())
-        with th.cuda.stream(stream):
-            for _ in range(3):
-                function(*self.inputs, *(tensor.clone() for tensor in state))
-        th.cuda.current_stream().wait_stream(stream)
-        self.graph = th.cuda.CUDAGraph()
-        with th.cuda.graph(self.graph):
-            self.output = function(*self.inputs, *state)
+    def record(self, *tensors: th.Tensor) -> None:
+        """
+        :param tensors: inputs of the kind that will come, and the state, which does not change now
+        """
+        self.inputs = [tensor.clone() for tensor in tensors[: self.n_inputs]]
+        self.state = tensors[self.n_inputs :]
+        with th.cuda.device(self.state[0].device):
+            # Warm up, on copies and another stream: what first calls do, such as loading kernels, cannot be recorded.
+            stream = th.cuda.Stream()
+            stream.wait_stream(th.cuda.current_stream())
+            with th.cuda.stream(stream):
+                for _ in range(3):
+                    self.function(*self.inputs, *(tensor.clone() for tensor in self.state))
+            th.cuda.current_stream().wait_stream(stream)
+            self.graph = th.cuda.CUDAGraph()
+            with th.cuda.graph(self.graph):
+                self.output = self.function(*self.inputs, *self.state)
 
     def __call__(self, *tensors: th.Tensor) -> th.Tensor:
         """
-        :param tensors: inputs and state, the latter the recorded one
+        :param tensors: inputs and state
         :return: what the function returns, overwritten by the next call
         """
-        for recorded, given in zip(self.inputs, tensors[: len(self.inputs)], strict=True):
+        state = tensors[self.n_inputs :]
+        if any(new.data_ptr() != old.data_ptr() for new, old in zip(state, self.state, strict=True)):
+            self.record(*tensors)  # it is bound to the memory that it was recorded on
+        for recorded, given in zip(self.inputs, tensors[: self.n_inputs], strict=True):
             recorded.copy_(given)
         self.graph.replay()
         return self.output
+
+
+def own_products_are_faster() -> bool:
+    """
+    :return: whether this processor is of the kind on which the products in :mod:`sb3_asym.matmul` were measured to be faster
+        than torch's. It is not measured anew, as a seed must fix the run.
+    """
+    description = Path("/proc/cpuinfo")
+    vendor = description.read_text() if description.exists() else platform.processor()
+    return "AuthenticAMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @th.no_grad()
@@ -101,11 +132,11 @@ def compile_function(function: Function, tensors: Sequence[th.Tensor]) -> Functi
     # The pattern matcher would put the bias back into the matrix product.
     options: dict[str, Any] = {"pattern_matcher": False}
     if not tensors[0].is_cuda:
-        from sb3_asym import matmul  # it takes a second to import, which only those who compile have to wait
-
         options["cpp_wrapper"] = True
-        if matmul.is_faster():
-            options["post_grad_custom_pre_pass"] = matmul.OwnProducts()
+        if own_products_are_faster():
+            from sb3_asym.matmul import OwnProducts  # much of Inductor has to be imported for it
+
+            options["post_grad_custom_pre_pass"] = OwnProducts()
     return torch._inductor.compile(graph, [*tensors], options=options)
 
 

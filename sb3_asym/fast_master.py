@@ -32,7 +32,6 @@ class FastMasterUpdate:
         self.master = master
         self.role = role
         self.activation = activation
-        self.n_options = len(master.costs)
         group = master.policy.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
         self._compiled = CompiledUpdate(self._update)
@@ -42,6 +41,7 @@ class FastMasterUpdate:
         :param batch_size: option transitions to sample
         :param env: normalizes observations and rewards
         :return: the loss; if it is not finite, nothing was changed
+        :raises NotCovered: if it cannot be done
         """
         self.role.bind()
         batch = self.master.replay_buffer.sample(batch_size, env=env)  # type: ignore[union-attr]
@@ -52,7 +52,7 @@ class FastMasterUpdate:
         Compile. Nothing is learned yet.
 
         :param batch: any primitive transitions, of which batches of options are made up
-        :raises Exception: what torch or the compiler raises where it cannot be done
+        :raises NotCovered: if it cannot be done
         """
         rows = th.arange(self.master.batch_size, device=batch.rewards.device) % len(batch.rewards)
         rewards = batch.rewards[rows]
@@ -84,12 +84,12 @@ class FastMasterUpdate:
         q_net = self.master.q_net
         obs = q_net.extract_features(batch.observations, q_net.features_extractor)
         next_obs = q_net.extract_features(batch.next_observations, q_net.features_extractor)
-        next_q_values = forward(self.role.layers(target)[0], [next_obs], self.activation, self.n_options)[0]
+        next_q_values = forward(self.role.layers(target)[0], [next_obs], self.activation)[0]
         next_value = next_q_values.max(dim=1, keepdim=True).values
         targets = batch.rewards + (1 - batch.dones) * batch.discounts * next_value  # type: ignore[operator]
 
         def objective(stacks: list[list[Layer]]) -> th.Tensor:
-            q_values = forward(stacks[0], [obs], self.activation, self.n_options)[0]
+            q_values = forward(stacks[0], [obs], self.activation)[0]
             return F.smooth_l1_loss(q_values.gather(1, batch.actions), targets)
 
         gradients, loss = th.func.grad_and_value(objective)(self.role.layers(state[0]))

@@ -68,6 +68,7 @@ class FastUpdate:
         self.master_update = FastMasterUpdate(model.master, self.master, self.activation)
         group = policy.actor.optimizer.param_groups[0]
         self.betas, self.eps = group["betas"], group["eps"]
+        self._fixed_ent_coefs = None if model.ent_coef_optimizer else model.ent_coef_tensor.repeat(policy.n_options)
         self._compiled = CompiledUpdate(self._update)
 
     def compile(self, batch: Batch) -> None:
@@ -75,18 +76,22 @@ class FastUpdate:
         Compile for batches like this one. Nothing is learned yet.
 
         :param batch: primitive transitions
-        :raises Exception: what torch or the compiler raises where it cannot be done
+        :raises NotCovered: if it cannot be done
         """
-        self._compiled.compile(*self._arguments(batch, update_targets=True))
+        self._bind()
+        self._compiled.compile(*self._arguments(batch, True, th.zeros(self._noise_shape(batch), device=self.model.device)))
         self.master_update.compile(batch)
 
     def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
-        """As :meth:`sb3_asym.update.PlainUpdate.step`."""
-        model = self.model
-        for role in (self.actors, self.critics):
-            role.bind()
-        n_options, learned = model.policy.n_options, model.ent_coef_optimizer is not None
-        losses = self._compiled(*self._arguments(batch, update_targets)).tolist()
+        """
+        As :meth:`sb3_asym.update.PlainUpdate.step`.
+
+        :raises NotCovered: if it cannot be done
+        """
+        self._bind()
+        noise = th.randn(self._noise_shape(batch), device=self.model.device)
+        losses = self._compiled(*self._arguments(batch, update_targets, noise)).tolist()
+        n_options, learned = self.model.policy.n_options, self.model.ent_coef_optimizer is not None
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
         logged, start = {}, 0
@@ -98,28 +103,35 @@ class FastUpdate:
             raise FloatingPointError(f"The {what.replace('_', ' ')} is {logged[what]}")
         return logged
 
-    def _arguments(self, batch: Batch, update_targets: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def _bind(self) -> None:
+        for role in (self.actors, self.critics):
+            role.bind()
+
+    def _noise_shape(self, batch: Batch) -> tuple[int, ...]:
+        """For each actor, noise of its actions at s and at s'."""
+        return (self.model.policy.n_options, 2, *batch.actions.shape)
+
+    def _arguments(self, batch: Batch, update_targets: bool, noise: th.Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Inputs and state that ``_update`` takes."""
         model = self.model
         learning_rate = model.policy.actor.optimizer.param_groups[0]["lr"]
         target_entropy = 0.0 if model.ent_coef_optimizer is None else model.target_entropy
-        settings = [learning_rate, model.tau if update_targets else 0.0, target_entropy]
-        discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
-        inputs = (
-            batch._replace(discounts=discounts),
-            th.tensor(settings, dtype=th.float64, device=model.device),
-            th.randn(model.policy.n_options, 2, *batch.actions.shape, device=model.device),
+        settings = th.tensor(
+            [learning_rate, model.tau if update_targets else 0.0, target_entropy], dtype=th.float64, device=model.device
         )
+        discounts = th.tensor(model.gamma, device=model.device) if batch.discounts is None else batch.discounts
+        inputs = (batch._replace(discounts=discounts), settings, noise)
         state = (self.actors.state, self.critics.state, self.critics.target, self._ent_coef_state(), self.master.flat)
         return inputs, state
 
     def _ent_coef_state(self) -> list[th.Tensor]:
         """log α and its optimizer's state, or α alone where it is fixed."""
         model = self.model
-        if model.ent_coef_optimizer is None:
-            return [model.ent_coef_tensor.repeat(model.policy.n_options)]
+        if self._fixed_ent_coefs is not None:
+            return [self._fixed_ent_coefs]
         log_ent_coef = model.log_ent_coef
         assert log_ent_coef is not None
+        assert model.ent_coef_optimizer is not None
         state = model.ent_coef_optimizer.state[log_ent_coef]
         if not state:
             moments = {name: th.zeros_like(log_ent_coef) for name in ("exp_avg", "exp_avg_sq")}
@@ -182,7 +194,7 @@ class FastUpdate:
 
     def _samples(self, stacks: list[list[Layer]], obs: th.Tensor, noise: th.Tensor) -> list[tuple[th.Tensor, th.Tensor]]:
         """Actions and log-probabilities of each actor."""
-        outputs = [forward(layers, [obs], self.activation, 2 * noise.shape[-1])[0] for layers in stacks]
+        outputs = [forward(layers, [obs], self.activation)[0] for layers in stacks]
         return [squashed_gaussian(output, noise[k]) for k, output in enumerate(outputs)]
 
     def _q_values(
@@ -211,7 +223,7 @@ class FastUpdate:
         coefs = list(ent_coefs.unbind())
         stacks = self.critics.layers(target)
         if len(stacks) == 1:
-            q_values = forward(self.master.layers(master)[0], [next_obs], self.activation, len(samples))[0]
+            q_values = forward(self.master.layers(master)[0], [next_obs], self.activation)[0]
             options = q_values.argmax(dim=1, keepdim=True)
             chosen = (options == th.arange(len(samples), device=options.device)).to(next_obs.dtype)
             actions = th.stack([a for a, _ in samples], dim=2)

@@ -1,10 +1,11 @@
 """Networks of one shape, their weights and their optimizers' state in a few flat tensors, for compiled updates."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 
 import torch as th
 from torch import nn
+
+from sb3_asym.compiled import NotCovered
 
 Layer = tuple[th.Tensor, th.Tensor]
 """Weights ``(n_networks, out, in)`` and biases ``(n_networks, out)`` of one layer of a stack of networks."""
@@ -15,20 +16,14 @@ class Stack:
     """
     Networks of one shape, stacked layer by layer.
 
-    What goes in and what comes out is padded with zeros to a width that matrix products are fast at; hidden layers are as
-    they are. The padding stays zero, as no gradient reaches it.
-
     :param networks: layers of each network; a layer is one or more ``nn.Linear`` with the same input, side by side
     """
 
     def __init__(self, networks: Sequence[Sequence[Sequence[nn.Linear]]]):
         self.layers = list(zip(*networks, strict=True))
-        first, last = self.layers[0][0], self.layers[-1][0]
-        self.n_in, self.n_out = first[0].in_features, sum(part.out_features for part in last)
-        widths = [_padded(self.n_in)]
-        widths += [sum(part.out_features for part in layer[0]) for layer in self.layers[:-1]]
-        widths += [_padded(self.n_out)]
-        self.shapes = [(len(networks), n_out, n_in) for n_in, n_out in pairwise(widths)]
+        self.shapes = [
+            (len(networks), sum(part.out_features for part in layer[0]), layer[0][0].in_features) for layer in self.layers
+        ]
 
     @property
     def size(self) -> int:
@@ -38,7 +33,7 @@ class Stack:
     def views(self, flat: th.Tensor) -> list[Layer]:
         """
         :param flat: this stack's weights, ``(size,)``
-        :return: its layers, padded, as views
+        :return: its layers, as views
         """
         layers, start = [], 0
         for n_networks, n_out, n_in in self.shapes:
@@ -57,7 +52,7 @@ class Stack:
                 row = 0
                 for part in parts:
                     end = row + part.out_features
-                    yield part.weight, weight[row:end, : part.in_features]
+                    yield part.weight, weight[row:end]
                     yield part.bias, bias[row:end]
                     row = end
 
@@ -84,6 +79,8 @@ class Role:
             parameter.data = view
         moments = {name: dict(_parameters(stacks, getattr(self, name))) for name in ("exp_avg", "exp_avg_sq")}
         self.steps = th.zeros(len(moments["exp_avg"]), device=device)
+        self.in_step: bool | None = None
+        """Whether all optimizers have taken the same number of steps, if known."""
         self._optimizer_states = {
             parameter: {"step": step, **{name: views[parameter] for name, views in moments.items()}}
             for parameter, step in zip(moments["exp_avg"], self.steps, strict=True)
@@ -95,7 +92,11 @@ class Role:
         return [self.flat, self.exp_avg, self.exp_avg_sq, self.steps]
 
     def bind(self) -> None:
-        """Make the optimizers' states views of the flat ones, keeping their values: after loading, they are not."""
+        """
+        Make the optimizers' states views of the flat ones, keeping their values: after loading, they are not.
+
+        :raises NotCovered: if the optimizers have not taken the same number of steps, which :func:`adam` has but one of
+        """
         for optimizer in self.optimizers:
             parameters = optimizer.param_groups[0]["params"]
             if optimizer.state.get(parameters[0]) is self._optimizer_states[parameters[0]]:
@@ -106,6 +107,11 @@ class Role:
                 for name, view in views.items():
                     view.copy_(state.get(name, th.zeros(())))
                 optimizer.state[parameter] = views
+            self.in_step = None
+        if self.in_step is None:
+            self.in_step = bool((self.steps == self.steps[0]).all())
+        if not self.in_step:
+            raise NotCovered("the optimizers have not taken the same number of steps")
 
     def layers(self, flat: th.Tensor) -> list[list[Layer]]:
         """
@@ -129,21 +135,14 @@ def _parameters(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[nn.P
         yield from stack.parameters(part)
 
 
-def _padded(width: int) -> int:
-    """The next multiple of 16, as BLAS is slow at narrow matrices. A single number stays one."""
-    return width if width == 1 else -(-width // 16) * 16
-
-
-def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Activation, n_out: int = 1) -> th.Tensor:
+def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Activation) -> th.Tensor:
     """
     :param layers: of a stack of networks
     :param inputs: side by side, each ``(batch, …)``; the same for every network
     :param activation: between the layers
-    :param n_out: width of what comes out
     :return: ``(n_networks, batch, n_out)``
     """
-    n_padding = layers[0][0].shape[-1] - sum(part.shape[-1] for part in inputs)
-    hidden = th.cat([*inputs, inputs[0].new_zeros(len(inputs[0]), n_padding)], dim=-1)
+    hidden = th.cat(tuple(inputs), dim=-1)
     for index, (weight, bias) in enumerate(layers):
         # The bias apart, so that it becomes one loop with the activation. A single number needs no matrix product at all.
         if weight.shape[1] == 1:
@@ -154,7 +153,7 @@ def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Ac
             hidden = th.bmm(hidden.expand(len(weight), -1, -1), weight.transpose(1, 2)) + bias.unsqueeze(1)
         if index < len(layers) - 1:
             hidden = activation(hidden)
-    return (hidden if hidden.dim() == 3 else hidden.unsqueeze(0))[..., :n_out]
+    return hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
 
 
 def assign(tensors: Sequence[th.Tensor], values: Sequence[th.Tensor]) -> None:

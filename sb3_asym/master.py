@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_asym.buffers import OptionMemory
+from sb3_asym.compiled import NotCovered
 from sb3_asym.fast_master import FastMasterUpdate
 from sb3_asym.options import check_cost_coef
 
@@ -148,10 +149,20 @@ class MasterDQN(DQN):
             self.policy.set_training_mode(False)
             return
         self._update_learning_rate(self.policy.optimizer)
-        losses = [self.fast_update.step(batch_size, self._vec_normalize_env) for _ in range(gradient_steps)]
+        try:
+            losses = [self.fast_update.step(batch_size, self._vec_normalize_env) for _ in range(gradient_steps)]
+        except NotCovered as error:  # something was changed since it was made
+            print(f"Plain update of the master: {error}.")
+            self.fast_update = None
+            self.train(gradient_steps, batch_size)
+            return
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", np.mean(losses))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It belongs to this agent's memory: a copy makes its own.
+        return {**self.__dict__, "fast_update": None}
 
     def counters(self) -> dict[str, float]:
         """

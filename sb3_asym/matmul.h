@@ -6,6 +6,9 @@
 #include <ATen/cpu/vec/vec.h>
 #include <algorithm>
 #include <cstdint>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 namespace sb3_asym {
@@ -16,6 +19,7 @@ constexpr int64_t LANES = Vector::size();
 constexpr int64_t ROWS = 8;          // of C at once: with two vectors each, 16 independent sums
 constexpr int64_t WIDTH = 2 * LANES; // columns of a panel
 constexpr int64_t DEPTH = 256;       // rows of a panel
+constexpr int64_t FLOPS_PER_THREAD = 4'000'000;
 
 struct Matrix {
   float* data;
@@ -80,7 +84,8 @@ inline void pack(const Matrix& b, float* panel, int64_t n, int64_t depth) {
 
 inline void multiply(const Matrix& a, const Matrix& b, const Matrix& c, int64_t m, int64_t n, int64_t depth) {
   alignas(64) float panel[DEPTH * WIDTH];
-  for (int64_t k = 0; k < depth; k += DEPTH) {
+  int64_t k = 0;
+  do { // once also if there is nothing to sum: C becomes zero
     const int64_t panel_depth = std::min(DEPTH, depth - k);
     for (int64_t j = 0; j < n; j += WIDTH) {
       const int64_t width = std::min(WIDTH, n - j);
@@ -88,7 +93,17 @@ inline void multiply(const Matrix& a, const Matrix& b, const Matrix& c, int64_t 
       const auto multiply_by = width > LANES ? multiply_panel<2> : multiply_panel<1>;
       multiply_by(a.at(0, k), panel, c.at(0, j), m, width, panel_depth, k > 0);
     }
-  }
+    k += DEPTH;
+  } while (k < depth);
+}
+
+// How many threads a product is worth.
+inline int64_t threads_for(int64_t flops) {
+#ifdef _OPENMP
+  return std::clamp<int64_t>(flops / FLOPS_PER_THREAD, 1, omp_get_max_threads());
+#else
+  return 1;
+#endif
 }
 
 } // namespace sb3_asym
@@ -106,11 +121,17 @@ inline AOTITorchError aoti_torch_sb3_asym_matmul_out(AtenTensorHandle out, AtenT
   aoti_torch_get_strides(a, &a_strides);
   aoti_torch_get_strides(b, &b_strides);
   const int64_t m = sizes[dim - 2], n = sizes[dim - 1], depth = a_sizes[dim - 1], products = dim == 3 ? sizes[0] : 1;
-  for (int64_t i = 0; i < products; i++) {
+  const int64_t threads = sb3_asym::threads_for(2 * products * m * n * depth);
+  const int64_t parts = std::max<int64_t>((threads + products - 1) / std::max<int64_t>(products, 1), 1); // of each product
+  const int64_t rows = ((m + parts - 1) / parts + sb3_asym::ROWS - 1) / sb3_asym::ROWS * sb3_asym::ROWS;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t part = 0; part < products * parts; part++) {
+    const int64_t i = part / parts, first = part % parts * rows;
+    if (first >= m) continue;
     sb3_asym::multiply(
-        {(float*)a_data + i * a_strides[0], a_strides[dim - 2], a_strides[dim - 1]},
+        {(float*)a_data + i * a_strides[0] + first * a_strides[dim - 2], a_strides[dim - 2], a_strides[dim - 1]},
         {(float*)b_data + i * b_strides[0], b_strides[dim - 2], b_strides[dim - 1]},
-        {(float*)out_data + i * m * n, n, 1}, m, n, depth);
+        {(float*)out_data + (i * m + first) * n, n, 1}, std::min(rows, m - first), n, depth);
   }
   return AOTI_TORCH_SUCCESS;
 }

@@ -1,6 +1,5 @@
 """Matrix products of C++ of our own, for processors on which those of torch (MKL) leave half of the arithmetic unused."""
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch._inductor.lowering import register_lowering
 from torch.fx import Graph
 
 HEADER = Path(__file__).parent / "matmul.h"
+SOURCE = HEADER.read_text()
 PRODUCTS = (th.ops.aten.mm.default, th.ops.aten.bmm.default)
 
 
@@ -36,9 +36,8 @@ class _Product(ExternKernelOut):
     """A call of the function in ``matmul.h``, which goes into the C++ that Inductor writes."""
 
     def codegen(self, wrapper: Any) -> None:
-        source = HEADER.read_text()
-        if source not in wrapper.header.getvalue():
-            wrapper.header.splice(source)
+        if SOURCE not in wrapper.header.getvalue():
+            wrapper.header.splice(SOURCE)
         super().codegen(wrapper)
 
 
@@ -60,13 +59,3 @@ class OwnProducts(CustomGraphPass):
     def uuid(self) -> bytes:
         """Changes with what is compiled, which Inductor caches."""
         return get_hash_for_files((__file__, str(HEADER)))
-
-
-def is_faster() -> bool:
-    """
-    :return: whether this processor is of the kind on which they were measured to be faster. It is not measured anew, as a
-        seed must fix the run.
-    """
-    description = Path("/proc/cpuinfo")
-    vendor = description.read_text() if description.exists() else platform.processor()
-    return "AuthenticAMD" in vendor and th.backends.cpu.get_cpu_capability() == "AVX512"

@@ -1,7 +1,9 @@
 """The compiled update learns the same as the plain one."""
 
+from copy import deepcopy
 from operator import attrgetter
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch as th
@@ -10,7 +12,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch._inductor import config
 from torch.utils._pytree import tree_map
 
-from sb3_asym import matmul
+from sb3_asym import compiled, matmul
 from sb3_asym.compiled import CompiledUpdate, compile_function
 from sb3_asym.fast_update import FastUpdate, why_not_fast
 from sb3_asym.update import PlainUpdate
@@ -61,7 +63,7 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
 
 def test_own_products_equal_those_of_torch(monkeypatch):
     """Of all shapes and strides, whichever processor this is."""
-    sizes = [(2, 7, 1), (5, 3, 2), (8, 16, 32), (9, 300, 17), (64, 256, 64), (23, 600, 33), (256, 64, 15)]
+    sizes = [(2, 7, 1), (5, 3, 2), (8, 16, 32), (9, 300, 17), (64, 256, 64), (23, 600, 33), (256, 64, 15), (3, 0, 4)]
     pairs = [(th.randn(m, k), th.randn(k, n)) for m, k, n in sizes]
     pairs += [(th.randn(k, m).t(), th.randn(n, k).t()) for m, k, n in sizes]
     pairs += [(th.randn(3, m, k), th.randn(3, n, k).transpose(1, 2)) for m, k, n in sizes]
@@ -70,7 +72,7 @@ def test_own_products_equal_those_of_torch(monkeypatch):
     used = []
     codegen = matmul._Product.codegen
     monkeypatch.setattr(matmul._Product, "codegen", lambda self, wrapper: used.append(self) or codegen(self, wrapper))
-    monkeypatch.setattr(matmul, "is_faster", lambda: True)
+    monkeypatch.setattr(compiled, "own_products_are_faster", lambda: True)
     tensors = [tensor for pair in pairs for tensor in pair]
     with config.patch(force_disable_caches=True):
         function = compile_function(lambda *values: [a @ b for a, b in zip(values[::2], values[1::2], strict=True)], tensors)
@@ -82,11 +84,13 @@ def test_own_products_equal_those_of_torch(monkeypatch):
 @pytest.mark.parametrize(
     "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not th.cuda.is_available(), reason="there is no GPU"))]
 )
-def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, tmp_path):
-    agent = make_agent(device=device, fast_update=True, learning_starts=50).learn(60)
+@pytest.mark.parametrize("ent_coef", ["auto", 0.1])
+def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, ent_coef, tmp_path):
+    agent = make_agent(device=device, ent_coef=ent_coef, fast_update=True, learning_starts=50).learn(60)
     assert isinstance(agent._update, FastUpdate)
     for _ in range(3):
-        inputs, state = agent._update._arguments(agent.replay_buffer.sample(64), update_targets=True)
+        batch = agent.replay_buffer.sample(64)
+        inputs, state = agent._update._arguments(batch, True, th.randn(agent._update._noise_shape(batch), device=device))
         copies = tree_map(th.clone, state)
         with th.no_grad():
             expected = agent._update._update(*inputs, *copies)
@@ -213,11 +217,53 @@ def test_an_optimizer_without_state_starts_anew(make_pair):
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
+def test_where_steps_differ_the_plain_update_goes_on(make_agent, capsys):
+    agents = []
+    for fast_update in (True, False):
+        agent = make_agent(fast_update=fast_update).learn(60)
+        agent.policy.actors[0].optimizer.state.clear()
+        agents.append(agent)
+    batch = agents[0].replay_buffer.sample(64)
+    agents[1].set_parameters(agents[0].get_parameters())
+    agents[1].policy.actors[0].optimizer.state.clear()
+    for agent in agents:
+        th.manual_seed(0)
+        agent._gradient_step(batch, True)
+        assert isinstance(agent._update, PlainUpdate)
+    assert "Plain update: the optimizers have not taken the same number of steps." in capsys.readouterr().out
+    th.testing.assert_close(parameters(agents[0]), parameters(agents[1]))
+
+
 def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys):
+    agents = []
     with config.patch({"cpp.cxx": ("/bin/false",), "force_disable_caches": True}):
-        agent = make_agent(fast_update=True, verbose=1, batch_size=17).learn(30)  # a size not compiled before
+        for fast_update in (True, False):
+            agents.append(make_agent(GoalChainEnv(), "MultiInputPolicy", verbose=1, fast_update=fast_update).learn(60))
+            assert isinstance(agents[-1]._update, PlainUpdate)
+    assert capsys.readouterr().out.count("Plain update: compiling failed") == 1
+    assert th.equal(parameters(agents[0]), parameters(agents[1]))
+
+
+def test_a_batch_that_cannot_be_compiled_goes_to_the_plain_update(make_agent, capsys):
+    agent = make_agent(fast_update=True).learn(60)
+    agent.batch_size = agent.master.batch_size = 17
+    with config.patch({"cpp.cxx": ("/bin/false",), "force_disable_caches": True}):
+        agent.train(1, 17)
+        agent.master.train(1, 17)
     assert isinstance(agent._update, PlainUpdate)
+    assert agent.master.fast_update is None
     assert "Plain update: compiling failed" in capsys.readouterr().out
+
+
+def test_a_copy_learns_by_itself(make_agent):
+    agent = make_agent(fast_update=True).learn(60)
+    before = parameters(agent)
+    for copy in (deepcopy(agent), cloudpickle.loads(cloudpickle.dumps(agent))):
+        assert th.equal(parameters(copy), before)
+        copy.learn(30, reset_num_timesteps=False)
+        assert isinstance(copy._update, FastUpdate)
+        assert not th.equal(parameters(copy), before)
+    assert th.equal(parameters(agent), before)
 
 
 def test_short_runs_are_not_compiled(make_agent):
