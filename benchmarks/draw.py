@@ -291,8 +291,8 @@ def speed_picture(result: dict[str, Any], path: Path) -> None:
         shares.barh(names, values, left=left, label=name)
         left += values
     shares.set(xlabel="% of the time", title="where the time goes")
-    shares.legend(fontsize=7, ncols=4, loc="upper center")
-    shares.set_ylim(-0.6, len(profiles) + 0.4)
+    shares.legend(fontsize=7, ncols=3, loc="upper center")
+    shares.set_ylim(-0.6, len(profiles) + 0.6)
     figure.savefig(path, dpi=110)
 
 

@@ -38,7 +38,7 @@ class CompiledUpdate:
         :return: what the function returns; the next call may overwrite it
         """
         fresh, lasting = _tensors(inputs), _tensors(state)
-        kind = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in fresh)
+        kind = _kind(fresh)
         if kind not in self._graphs:
             self.compile(inputs, state)
         with th.no_grad():
@@ -53,7 +53,6 @@ class CompiledUpdate:
         :raises NotCovered: if it cannot be done
         """
         fresh, lasting, structure = _tensors(inputs), _tensors(state), tree_structure((*inputs, *state))
-        kind = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in fresh)
         try:
             graph = compile_function(lambda *tensors: self.function(*tree_unflatten(tensors, structure)), [*fresh, *lasting])
             if lasting[0].is_cuda:
@@ -62,7 +61,7 @@ class CompiledUpdate:
         except Exception as error:  # torch and the compilers behind it have many
             message = str(error).strip() or type(error).__name__
             raise NotCovered(f"compiling failed ({message.splitlines()[0]})") from error
-        self._graphs[kind] = graph
+        self._graphs[_kind(fresh)] = graph
 
 
 class CudaGraph:
@@ -138,6 +137,11 @@ def compile_function(function: Function, tensors: Sequence[th.Tensor]) -> Functi
 
             options["post_grad_custom_pre_pass"] = OwnProducts()
     return torch._inductor.compile(graph, [*tensors], options=options)
+
+
+def _kind(tensors: Iterable[th.Tensor]) -> tuple[Any, ...]:
+    """What a graph is made for."""
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
 
 
 def _tensors(values: Iterable[Any]) -> list[th.Tensor]:
