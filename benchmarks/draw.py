@@ -112,7 +112,7 @@ def demo_table(report: dict[str, Any]) -> str:
         lines.append(
             f"| {row['name']} | {score} | {uses} | {row['flops_per_inference']:,.0f} | {row['flops_reduction']:.0%} |"
         )
-    return "\n".join([*lines, "", f"Mean ± standard deviation over {report['n_episodes']} episodes, one seed."])
+    return "\n".join([*lines, "", f"Mean ± standard deviation over {report['n_episodes']} episodes, one seed on one machine."])
 
 
 def overhead_table(result: dict[str, Any]) -> str:
@@ -207,7 +207,7 @@ def deployment_table(result: dict[str, Any]) -> str:
 def deployment_summary(result: dict[str, Any]) -> str:
     """Markdown: the figures that a reader of the README wants."""
     lines = [
-        "| env, units | large drives | `predict` ÷ C | large alone | `predict` ÷ ONNX "
+        "| env, units | large drives | `predict` ÷ C | the same, large alone | `predict` ÷ ONNX "
         "| Cortex-M4: instructions ÷ what the FLOPs predict | flash | RAM | large in int8 (C) ÷ fp32 bytes |",
         "|---" * 9 + "|",
     ]

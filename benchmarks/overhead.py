@@ -5,6 +5,7 @@
 writes ``benchmarks/results/overhead.json``. Nets: (8, 64) units for AsymSAC, 64 for SAC, on Pendulum-v1 and one core.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -61,6 +62,7 @@ def ratios(models: dict[str, SAC], measure: Callable[[SAC], float]) -> dict[str,
 
 def main() -> None:
     """Measure and write the results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     th.set_num_threads(1)
     models = make_models()
     result = {

@@ -1,6 +1,7 @@
 """HalfCheetah with the settings of benchmarks/returns.py; a sixth of the training takes a few minutes."""
 
 import argparse
+from importlib.util import find_spec
 
 from stable_baselines3.common.callbacks import CheckpointCallback
 
@@ -17,7 +18,7 @@ model = AsymSAC(
     cost_coef=0.5,
     learning_starts=min(10_000, arguments.timesteps // 5),
     policy_kwargs={"sub_net_archs": {"small": [4, 4], "large": [128, 128]}},
-    tensorboard_log="outputs/tensorboard",
+    tensorboard_log="outputs/tensorboard" if find_spec("tensorboard") else None,
     seed=0,
     device="cpu",
 )

@@ -331,7 +331,10 @@ class AsymSAC(SAC):
         :param kwargs: likewise
         :return: the agent
         :raises ValueError: if the file is not an AsymSAC model or is damaged, or the env's spaces differ from the model's
+        :raises FileNotFoundError: if there is no such file
         """
+        if isinstance(path, str | Path) and not any(Path(f"{path}{suffix}").is_file() for suffix in ("", ".zip")):
+            raise FileNotFoundError(f"There is no file {path}.")
         try:
             return super().load(path, *args, **kwargs)
         except (AssertionError, AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:

@@ -87,7 +87,7 @@ def timeline(
         vec_env.render()
     except Exception as error:  # each env and each GL library has its own
         typer.echo(f"No pictures of the env, as it cannot render here ({error}).", err=True)
-        vec_env = _make_env(env, env_kwargs, vec_normalize)
+        vec_env = _make_env(env, env_kwargs, vec_normalize, render_mode=None)
     record = record_episode(agent, vec_env, seed)
     draw_timeline(record, output, dimension, title=f"{env}: return {record.rewards.sum():.1f}")
     typer.echo(f"Timeline: {output}")
@@ -101,17 +101,23 @@ def tune(
     ] = None,
     trials: Annotated[int, typer.Option("--n-trials", help="Trials of the study as a whole.")] = 20,
     jobs: Annotated[int, typer.Option("--n-jobs", help="Processes.")] = 1,
-    timesteps: Annotated[int, typer.Option("--n-timesteps", "-n", help="Env steps of a training; -1: the usual.")] = -1,
+    timesteps: Annotated[
+        int, typer.Option("--n-timesteps", "-n", help="Env steps of a training; -1: as many as the hyperparameters say.")
+    ] = -1,
     seeds: Annotated[int, typer.Option(help="Trainings per trial, of which the mean counts.")] = 1,
     episodes: Annotated[int, typer.Option(help="Episodes to measure an agent.")] = 10,
     cost_coef: Annotated[tuple[float, float], typer.Option(help="Least and greatest λ.")] = (1e-3, 1.0),
-    option_length: Annotated[tuple[int, int] | None, typer.Option(help="Tune it too: the least and the greatest.")] = None,
+    option_length: Annotated[
+        tuple[int, int] | None, typer.Option(help="Search the option length too, from the least to the greatest.")
+    ] = None,
     sizes: Annotated[bool, typer.Option("--sizes", help="Tune the sub-policies' sizes too.")] = False,
     budget: Annotated[float | None, typer.Option(help="Maximize the return at this share of the large one's FLOPs.")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage: a URL, or a file that ends in .log.")] = None,
     study_name: Annotated[str | None, typer.Option(help="Name of the study; the env's id by default.")] = None,
     conf_file: Annotated[str | None, typer.Option("--conf-file", help="Hyperparameters, as the Zoo's -conf.")] = None,
-    hyperparams: Annotated[list[str] | None, typer.Option("--param", help="One that replaces those: name:value.")] = None,
+    hyperparams: Annotated[
+        list[str] | None, typer.Option("--param", help="A hyperparameter that replaces the file's, as name:value.")
+    ] = None,
     device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
 ) -> None:
     """Search λ: the agents for which no other returns more and costs less, or the best within a budget."""

@@ -167,6 +167,8 @@ def n_evaluations(model: AsymSAC) -> int:
 
 def _prepare(model: AsymSAC, env: GymEnv | None) -> VecEnv:
     """The given env or one made anew, with the model's spaces."""
+    if not isinstance(model, AsymSAC):
+        raise TypeError(f"An AsymSAC agent is needed, got {type(model).__name__}: SB3's evaluate_policy measures others.")
     vec_env = evaluation_env(model) if env is None else model._wrap_env(env, verbose=0)
     check_for_correct_spaces(vec_env, model.observation_space, model.action_space)
     return vec_env

@@ -74,7 +74,7 @@ def timeline(
         for i, dimension in enumerate(dimensions):
             label = labels[i] if labels else f"obs[{dimension}]"
             axes["curve"].plot(record.observations[:, dimension], linewidth=1, label=label)
-        axes["curve"].legend(loc="upper right", fontsize=8)
+        axes["curve"].legend(fontsize=8)
     axes["curve"].set_xlim(0, n_steps)
     axes["curve"].tick_params(labelbottom=False)
     axes["strip"].set(xlim=(0, n_steps), yticks=[], xlabel="env step", ylabel="drives")

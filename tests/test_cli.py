@@ -39,6 +39,16 @@ def test_timeline(model, tmp_path):
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_timeline_where_the_env_cannot_render(model, tmp_path):
+    """As on a machine without pygame."""
+    code = "import sys; sys.modules['pygame'] = None; from sb3_asym.cli import main; main()"
+    command = [sys.executable, "-c", code, "timeline", model, "--env", "Pendulum-v1", "-o", tmp_path / "timeline.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "No pictures of the env, as it cannot render here" in done.stderr
+    assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_version():
     assert run("--version").stdout.strip() == __version__
 
@@ -50,7 +60,7 @@ def test_version():
         (["evaluate", "MODEL", "--env", "CartPole-v1"], "Observation spaces do not match"),
         (["evaluate", "MODEL", "--env", "Pendulum-v1", "-n", "0"], "n_eval_episodes must be at least 1"),
         (["evaluate", "MODEL", "--env", "Pendulum-v1", "--env-kwargs", "g=9"], "--env-kwargs must be JSON"),
-        (["evaluate", "missing.zip", "--env", "Pendulum-v1"], "No such file"),
+        (["evaluate", "missing.zip", "--env", "Pendulum-v1"], "There is no file missing.zip."),
         (["evaluate", "TEXT", "--env", "Pendulum-v1"], "wasn't a zip-file"),
         (["evaluate", "SAC", "--env", "Pendulum-v1"], "is not a model that AsymSAC saved"),
         (["timeline", "MODEL", "--env", "Pendulum-v1", "-d", "3"], "dimensions go from 0 to 2"),

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from envs import ChainEnv, DriftEnv
+from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -105,6 +106,8 @@ def test_what_stands_in_the_way_is_said(agent, tmp_path):
         evaluate(agent, ChainEnv(), n_eval_episodes=0)
     with pytest.raises(ValueError, match=r"Observation spaces do not match"):
         evaluate(agent, gym.make("Pendulum-v1"))
+    with pytest.raises(TypeError, match=r"An AsymSAC agent is needed, got SAC"):
+        evaluate(SAC("MlpPolicy", ChainEnv()), ChainEnv())
     agent.save(tmp_path / "agent")
     with pytest.raises(ValueError, match=r"has no env: pass one"):
         evaluate(AsymSAC.load(tmp_path / "agent"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium as gym
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -21,9 +22,8 @@ TINY = dict(learning_starts=30, batch_size=8, fast_update=False)
 
 
 def settings_for(folder, **kwargs):
-    return TuneSettings(
-        "Pendulum-v1", folder, **{**dict(n_timesteps=40, n_trials=3, n_eval_episodes=1, hyperparams=TINY), **kwargs}
-    )
+    settings = dict(env="Pendulum-v1", n_timesteps=40, n_trials=3, n_eval_episodes=1, hyperparams=TINY)
+    return TuneSettings(output=folder, **{**settings, **kwargs})
 
 
 @pytest.fixture(scope="module", params=["sqlite", "journal"])
@@ -110,10 +110,14 @@ def test_an_error_in_a_trial_is_loud(tmp_path, capfd):
         (dict(option_length=(5, 2)), "The option length needs a range"),
         (dict(budget=1.5), "The budget is a share"),
         (dict(n_trials=0), "must be at least 1"),
+        (dict(hyperparams=dict(TINY, cost_coef=1.0)), "The study searches cost_coef"),
+        (dict(device="cudo"), "There is no device 'cudo'"),
+        (dict(config="nope.yml"), "There is no file nope.yml"),
+        (dict(env="Nowhere-v0"), "`Nowhere` doesn't exist"),
     ],
 )
 def test_bad_settings(tmp_path, kwargs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError, gym.error.Error), match=message):
         settings_for(tmp_path, **kwargs)
 
 

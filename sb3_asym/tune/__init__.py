@@ -8,6 +8,7 @@ a finished trial is never lost, and the same call goes on where the last one sto
 
 import signal
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,7 +42,9 @@ def open_study(settings: TuneSettings) -> optuna.Study:
         storage = optuna.storages.JournalStorage(JournalFileBackend(address))
     else:
         # Trials of a process that died are given up after a while.
-        storage = optuna.storages.RDBStorage(address, heartbeat_interval=60, grace_period=180)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            storage = optuna.storages.RDBStorage(address, heartbeat_interval=60, grace_period=180)
     study = optuna.create_study(
         storage=storage,
         study_name=settings.study_name or settings.env,

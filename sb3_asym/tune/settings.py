@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import rl_zoo3.exp_manager
+import torch as th
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class TuneSettings:
     :param config: hyperparameters, as the Zoo's ``-conf``
     :param hyperparams: hyperparameters that replace those, as the Zoo's ``-params``
     :param device: torch device
-    :raises ValueError: if a range is empty or a number out of range
+    :raises ValueError: if a range is empty, a number out of range, a hyperparameter is searched, or there is no such device
+    :raises FileNotFoundError: if there is no such file
+    :raises gymnasium.error.Error: if there is no such env
     """
 
     env: str
@@ -55,6 +59,16 @@ class TuneSettings:
             raise ValueError(f"The option length needs a range of at least 1 such as 1 20, got {self.option_length}.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"The budget is a share of the large sub-policy's FLOPs, in (0, 1], got {self.budget}.")
+        searched = {"cost_coef", *(["option_length"] if self.option_length else [])} & set(self.hyperparams)
+        if searched:
+            raise ValueError(f"The study searches {', '.join(sorted(searched))}: give its range, not a hyperparameter.")
+        if self.config and self.config.endswith((".yml", ".py")) and not Path(self.config).is_file():
+            raise FileNotFoundError(f"There is no file {self.config} with hyperparameters.")
+        gym.spec(self.env)
+        try:
+            th.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"There is no device {self.device!r}.") from error
         if min(self.n_trials, self.n_seeds, self.n_eval_episodes) < 1:
             raise ValueError("Trials, seeds and episodes must be at least 1.")
 
