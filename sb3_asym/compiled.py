@@ -92,7 +92,7 @@ class CudaGraph:
                     self.function(*self.inputs, *(tensor.clone() for tensor in self.state))
             th.cuda.current_stream().wait_stream(stream)
             self.graph = th.cuda.CUDAGraph()
-            with th.cuda.graph(self.graph):
+            with th.cuda.graph(self.graph, stream=stream):
                 self.output = self.function(*self.inputs, *self.state)
 
     def __call__(self, *tensors: th.Tensor) -> th.Tensor:

@@ -101,7 +101,7 @@ def test_command_line_folds_statistics_in(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.zip"], "No such file"),
+        (["missing.zip"], "There is no file missing.zip."),
         (["damaged.zip"], "is not a model that SB3 or sb3-asym saved, or it is damaged"),
         (["text.zip"], "is not a model that SB3 or sb3-asym saved, or it is damaged"),
         (["qrdqn.zip"], "has no deployable form"),
