@@ -242,6 +242,8 @@ class AsymSAC(SAC):
         try:
             return self._update.step(batch, update_targets)
         except NotCovered as error:  # something was changed since the update was made
+            assert isinstance(self._update, FastUpdate)
+            self._update.release()
             self._update = self._plain_update(str(error))
             return self._update.step(batch, update_targets)
 
@@ -257,10 +259,11 @@ class AsymSAC(SAC):
             return self._plain_update(reason)
         if self.verbose >= 1:
             print("Compiling the update, which can take up to a minute …")
+        update = FastUpdate(self)
         try:
-            update = FastUpdate(self)
             update.compile(batch)
         except NotCovered as error:
+            update.release()
             return self._plain_update(str(error))
         self.master.fast_update = update.master_update
         return update
@@ -319,6 +322,8 @@ class AsymSAC(SAC):
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled update belongs to this agent's memory: a copy makes its own.
+        if isinstance(self._update, FastUpdate):
+            self._update.release()
         return {**self.__dict__, "_update": None}
 
     @classmethod
@@ -333,7 +338,7 @@ class AsymSAC(SAC):
         :raises ValueError: if the file is not an AsymSAC model or is damaged, or the env's spaces differ from the model's
         :raises FileNotFoundError: if there is no such file
         """
-        if isinstance(path, str | Path) and not any(Path(f"{path}{suffix}").is_file() for suffix in ("", ".zip")):
+        if isinstance(path, str | Path) and not any(Path(f"{Path(path)}{suffix}").is_file() for suffix in ("", ".zip")):
             raise FileNotFoundError(f"There is no file {path}.")
         try:
             return super().load(path, *args, **kwargs)

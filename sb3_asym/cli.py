@@ -81,14 +81,14 @@ def timeline(
     from sb3_asym.plotting import timeline as draw_timeline
 
     agent = sb3_asym.AsymSAC.load(model, device="cpu")
+    vec_env, n_frames = _make_env(env, env_kwargs, vec_normalize), 10
     try:
-        vec_env = _make_env(env, env_kwargs, vec_normalize, render_mode="rgb_array")
         vec_env.reset()
         vec_env.render()
     except Exception as error:  # each env and each GL library has its own
         typer.echo(f"No pictures of the env, as it cannot render here ({error}).", err=True)
-        vec_env = _make_env(env, env_kwargs, vec_normalize, render_mode=None)
-    record = record_episode(agent, vec_env, seed)
+        vec_env, n_frames = _make_env(env, env_kwargs, vec_normalize), 0
+    record = record_episode(agent, vec_env, seed, n_frames)
     draw_timeline(record, output, dimension, title=f"{env}: return {record.rewards.sum():.1f}")
     typer.echo(f"Timeline: {output}")
 
@@ -236,8 +236,8 @@ for _verb, _module in zoo.VERBS.items():
     _add_zoo_command(_verb, _module)
 
 
-def _make_env(env_id: str, env_kwargs: str, normalization: Path | None, **more: Any) -> VecEnv:
-    env: VecEnv = make_vec_env(env_id, env_kwargs={**_parse_env_kwargs(env_kwargs), **more})
+def _make_env(env_id: str, env_kwargs: str, normalization: Path | None) -> VecEnv:
+    env: VecEnv = make_vec_env(env_id, env_kwargs=_parse_env_kwargs(env_kwargs))
     return env if normalization is None else _normalized(env, normalization)
 
 

@@ -283,7 +283,7 @@ def record_episode(model: AsymSAC, env: GymEnv | None = None, seed: int = 0, n_f
     :param env: where to drive, by default as for :func:`evaluate`; the first of its envs is recorded, and pictures are
         taken if its ``render_mode`` is "rgb_array"
     :param seed: of the env
-    :param n_frames: about how many pictures to keep, evenly spaced
+    :param n_frames: about how many pictures to keep, evenly spaced; with 0, the env is not rendered
     :return: one episode
     """
     vec_env = _prepare(model, env)
@@ -299,7 +299,7 @@ def record_episode(model: AsymSAC, env: GymEnv | None = None, seed: int = 0, n_f
         observations.append(gym.spaces.flatten(model.observation_space, first))
         if step.dones[0]:
             break
-        if vec_env.render_mode == "rgb_array" and (index + 1) % stride == 0:
+        if n_frames > 0 and vec_env.render_mode == "rgb_array" and (index + 1) % stride == 0:
             frame = vec_env.render()
             if frame is not None:
                 frames[index + 1] = frame

@@ -77,6 +77,7 @@ class FastMasterUpdate:
 
         :param tau: how far, from 0 to 1
         """
+        self.role.bind_parameters()
         self.role.target.lerp_(self.role.flat, tau)
 
     def _update(self, batch: ReplayBufferSamples, lr: th.Tensor, state: list[th.Tensor], target: th.Tensor) -> th.Tensor:

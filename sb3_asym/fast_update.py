@@ -106,6 +106,12 @@ class FastUpdate:
     def _bind(self) -> None:
         for role in (self.actors, self.critics):
             role.bind()
+        self.master.bind_parameters()
+
+    def release(self) -> None:
+        """Give the agent's weights memory of their own again, until the next step."""
+        for role in (self.actors, self.critics, self.master):
+            role.release()
 
     def _noise_shape(self, batch: Batch) -> tuple[int, ...]:
         """For each actor, noise of its actions at s and at s'."""

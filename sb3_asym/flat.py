@@ -74,9 +74,7 @@ class Role:
             th.zeros(sum(stack.size for stack in stacks), device=device) for _ in range(3)
         )
         self.target = th.zeros(sum(stack.size for stack in targets), device=device)
-        for parameter, view in (*_parameters(stacks, self.flat), *_parameters(targets, self.target)):
-            view.copy_(parameter.detach())
-            parameter.data = view
+        self._parameter_views = [*_parameters(stacks, self.flat), *_parameters(targets, self.target)]
         moments = {name: dict(_parameters(stacks, getattr(self, name))) for name in ("exp_avg", "exp_avg_sq")}
         self.steps = th.zeros(len(moments["exp_avg"]), device=device)
         self.in_step: bool | None = None
@@ -93,10 +91,11 @@ class Role:
 
     def bind(self) -> None:
         """
-        Make the optimizers' states views of the flat ones, keeping their values: after loading, they are not.
+        Make parameters and optimizers' states views of the flat ones, keeping their values: after loading, they are not.
 
         :raises NotCovered: if the optimizers have not taken the same number of steps, which :func:`adam` has but one of
         """
+        self.bind_parameters()
         for optimizer in self.optimizers:
             parameters = optimizer.param_groups[0]["params"]
             if optimizer.state.get(parameters[0]) is self._optimizer_states[parameters[0]]:
@@ -112,6 +111,21 @@ class Role:
             self.in_step = bool((self.steps == self.steps[0]).all())
         if not self.in_step:
             raise NotCovered("the optimizers have not taken the same number of steps")
+
+    def bind_parameters(self) -> None:
+        """The same for the parameters alone."""
+        for parameter, view in self._parameter_views:
+            if parameter.data_ptr() != view.data_ptr():
+                view.copy_(parameter.detach())
+                parameter.data = view
+
+    def release(self) -> None:
+        """Give parameters and optimizers' states memory of their own again, until ``bind``."""
+        for parameter, _ in self._parameter_views:
+            parameter.data = parameter.data.clone()
+        for optimizer in self.optimizers:
+            for tensor, state in optimizer.state.items():
+                optimizer.state[tensor] = {name: value.clone() for name, value in state.items()}
 
     def layers(self, flat: th.Tensor) -> list[list[Layer]]:
         """

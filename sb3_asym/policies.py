@@ -339,15 +339,16 @@ def _sub_net_archs(
         clashing = sorted(set(sub_net_archs) & set(LOG_SECTIONS))
         if clashing:
             raise ValueError(f"A sub-policy cannot be called {clashing[0]!r}: the log has a section of that name.")
-        for name, arch in sub_net_archs.items():
-            if not name or any(width < 1 for width in arch):
-                raise ValueError(f"A sub-policy needs a name and layers of at least one unit, got {name!r}: {arch}.")
-        return {name: list(arch) for name, arch in sub_net_archs.items()}, None
-    net_arch = [256, 256] if net_arch is None else net_arch
-    large, critic = get_actor_critic_arch(net_arch)
-    return {"small": [min(max(width // 8, 4), width) for width in large], "large": large}, critic if isinstance(
-        net_arch, dict
-    ) else None
+        archs, critic = {name: list(arch) for name, arch in sub_net_archs.items()}, None
+    else:
+        net_arch = [256, 256] if net_arch is None else net_arch
+        large, of_critic = get_actor_critic_arch(net_arch)
+        archs = {"small": [min(max(width // 8, 4), width) for width in large], "large": large}
+        critic = of_critic if isinstance(net_arch, dict) else None
+    for name, arch in archs.items():
+        if name == "" or any(width < 1 for width in arch):
+            raise ValueError(f"A sub-policy needs a name and layers of at least one unit, got {name!r}: {arch}.")
+    return archs, critic
 
 
 def _critic_net_archs(sub_net_archs: dict[str, list[int]], critic: list[int] | NetArchs | None, kind: str) -> list[list[int]]:

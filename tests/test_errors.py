@@ -89,6 +89,7 @@ def test_arguments_out_of_range(make_agent, settings, error, message):
             r"needs a name and layers of at least one unit, got '': \[4\]",
         ),
         (dict(sub_net_archs=dict(small=[-8], large=[16])), ValueError, r"at least one unit, got 'small': \[-8\]"),
+        (dict(net_arch=[8, 0]), ValueError, r"at least one unit, got 'small': \[4, 0\]"),
         (dict(sub_net_archs=NETS, net_arch=[16]), ValueError, r"either net_arch .* or sub_net_archs .* not both"),
         (dict(sub_net_archs=NETS, critic_net_arch=dict(small=[4], huge=[8])), ValueError, r"names \['small', 'large'\].*huge"),
         (dict(sub_net_archs=NETS, critic_net_arch=dict(small=[4])), ValueError, r"names \['small', 'large'\]"),

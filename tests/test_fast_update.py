@@ -255,8 +255,20 @@ def test_a_batch_that_cannot_be_compiled_goes_to_the_plain_update(make_agent, ca
     assert "Plain update: compiling failed" in capsys.readouterr().out
 
 
+def test_weights_in_memory_of_their_own_are_learned_too(make_agent):
+    """As ``load_from_vector`` and other ways to replace a parameter's data leave them."""
+    agent = make_agent(fast_update=True).learn(60)
+    agent.policy.load_from_vector(np.full_like(agent.policy.parameters_to_vector(), 0.1))
+    agent._gradient_step(agent.replay_buffer.sample(16), True)
+    assert agent.policy.actor.mu.weight.data_ptr() >= agent._update.actors.flat.data_ptr()
+    changes = [th.all(weight != 0.1) for weight in (agent.policy.actor.mu.weight, agent.policy.critic.q_networks[0][0].weight)]
+    assert all(changes)
+
+
 def test_a_copy_learns_by_itself(make_agent):
     agent = make_agent(fast_update=True).learn(60)
+    size = len(cloudpickle.dumps(make_agent(fast_update=False).learn(60)))
+    assert len(cloudpickle.dumps(agent)) < 1.2 * size
     before = parameters(agent)
     for copy in (deepcopy(agent), cloudpickle.loads(cloudpickle.dumps(agent))):
         assert th.equal(parameters(copy), before)

@@ -25,7 +25,7 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     :raises ValueError: if the file is not such a model, or is damaged
     :raises FileNotFoundError: if there is no such file
     """
-    if not any(Path(f"{path}{suffix}").is_file() for suffix in ("", ".zip")):
+    if isinstance(path, str | Path) and not any(Path(f"{Path(path)}{suffix}").is_file() for suffix in ("", ".zip")):
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")

@@ -8,7 +8,9 @@ from typing import Any
 
 import gymnasium as gym
 import rl_zoo3.exp_manager
-import torch as th
+from stable_baselines3.common.utils import get_device
+
+from sb3_asym.zoo import find_envs
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ class TuneSettings:
         searched = {"cost_coef", *(["option_length"] if self.option_length else [])} & set(self.hyperparams)
         if searched:
             raise ValueError(f"The study searches {', '.join(sorted(searched))}: give its range, not a hyperparameter.")
-        if self.config and self.config.endswith((".yml", ".py")) and not Path(self.config).is_file():
+        if self.config and self.config.endswith((".yml", ".yaml", ".py")) and not Path(self.config).is_file():
             raise FileNotFoundError(f"There is no file {self.config} with hyperparameters.")
+        find_envs([self.env])
         gym.spec(self.env)
         try:
-            th.device(self.device)
+            get_device(self.device)
         except RuntimeError as error:
             raise ValueError(f"There is no device {self.device!r}.") from error
         if min(self.n_trials, self.n_seeds, self.n_eval_episodes) < 1:

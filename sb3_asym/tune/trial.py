@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalizati
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.evaluation import EvaluationReport, evaluate
 from sb3_asym.tune.settings import TuneSettings
-from sb3_asym.zoo import ALGO, register
+from sb3_asym.zoo import ALGO, find_envs, register
 from sb3_asym.zoo.experiment import AsymExperimentManager
 
 SIZES = {"small": (4, 8, 16, 32), "large": (64, 128, 256)}
@@ -56,6 +56,7 @@ def objective(trial: optuna.Trial, settings: TuneSettings) -> float | tuple[floa
 def _train(settings: TuneSettings, arguments: dict[str, Any], number: int, seed: int) -> EvaluationReport:
     """Train an agent as the Zoo does, save it in the Zoo's layout, and measure it."""
     register()
+    find_envs([settings.env])
     folder = settings.folder(number) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log, redirect_stdout(log):

@@ -8,7 +8,7 @@ commands too (see ``examples/custom_envs.py``).
 import runpy
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -44,7 +44,7 @@ def register() -> None:
     """
     if find_spec("rl_zoo3") is None:
         raise ImportError("This needs the RL Zoo: pip install 'sb3-asym[zoo]'")
-    _register_envs()
+    find_envs(env for flag, env in pairwise(sys.argv) if flag in ("--env", "-e"))
     import rl_zoo3.exp_manager
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
@@ -78,9 +78,13 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
 
 
-def _register_envs() -> None:
-    """Import packages that may know the envs on the command line, where they are not registered yet."""
-    if any(flag in ("--env", "-e") and env not in gym.registry for flag, env in pairwise(sys.argv)):
+def find_envs(env_ids: Iterable[str]) -> None:
+    """
+    Import the packages that may know envs which are not registered yet (``ENV_PACKAGES``).
+
+    :param env_ids: Gymnasium ids
+    """
+    if any(env_id not in gym.registry for env_id in env_ids):
         for package in ENV_PACKAGES:
             if find_spec(package) is not None:
                 import_module(package)
