@@ -172,8 +172,7 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
         f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large "
         f"matrix products at {rates['compiled']:.0f} GFLOP/s (torch's own: {rates['torch']:.0f}): at that rate the "
         f"arithmetic of the update with a shared critic would take {' and '.join(shares)} of a step. Peak memory, compiled ÷ "
-        f"plain update, (32, 256): "
-        f"{memory['fast'] / memory['plain']:.2f}. {versions}."
+        f"plain update, (32, 256): {memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])
 

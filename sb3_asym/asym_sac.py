@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
+from sb3_asym.checks import check_file, check_finite
 from sb3_asym.compiled import NotCovered
 from sb3_asym.costs import mean_flops
 from sb3_asym.fast_update import FastUpdate, why_not_fast
@@ -338,8 +339,7 @@ class AsymSAC(SAC):
         :raises ValueError: if the file is not an AsymSAC model or is damaged, or the env's spaces differ from the model's
         :raises FileNotFoundError: if there is no such file
         """
-        if isinstance(path, str | Path) and not any(Path(f"{Path(path)}{suffix}").is_file() for suffix in ("", ".zip")):
-            raise FileNotFoundError(f"There is no file {path}.")
+        check_file(path)
         try:
             return super().load(path, *args, **kwargs)
         except (AssertionError, AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
@@ -384,20 +384,3 @@ def _with_the_arguments_of_sac(signature: Signature) -> Signature:
 
 
 AsymSAC.__init__.__signature__ = _with_the_arguments_of_sac(inspect.signature(AsymSAC.__init__))  # type: ignore[attr-defined]
-
-
-def check_finite(values: Any, what: str, rows: bool = True) -> None:
-    """
-    :param values: an array, or a dict of arrays
-    :param what: what they are
-    :param rows: whether there is a row for each env
-    :raises FloatingPointError: if one is infinite or not a number
-    """
-    if isinstance(values, dict):
-        for key, value in values.items():
-            check_finite(value, key, rows)
-    elif np.asarray(values).dtype.kind == "f" and not np.isfinite(values).all():
-        if rows:
-            env = int(np.argwhere(~np.isfinite(values))[0][0])
-            values, what = values[env], f"{what} of env {env}"
-        raise FloatingPointError(f"The {what} is {values}")

@@ -9,6 +9,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_asym.checks import check_file
+
 ALGORITHMS = {
     "sb3_asym.": ("sb3_asym", "AsymSAC"),
     "stable_baselines3.sac": ("stable_baselines3", "SAC"),
@@ -25,8 +27,7 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     :raises ValueError: if the file is not such a model, or is damaged
     :raises FileNotFoundError: if there is no such file
     """
-    if isinstance(path, str | Path) and not any(Path(f"{Path(path)}{suffix}").is_file() for suffix in ("", ".zip")):
-        raise FileNotFoundError(f"There is no file {path}.")
+    check_file(path)
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
         module = data["policy_class"].__module__  # type: ignore[index]
