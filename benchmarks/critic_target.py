@@ -17,7 +17,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from tqdm import tqdm
 
 from sb3_asym import AsymSAC, __version__, evaluate
-from sb3_asym.update import Batch, PlainUpdate
+from sb3_asym.buffers import Batch
+from sb3_asym.update.plain import PlainUpdate
 
 SEEDS = (0, 1, 2)
 TIMESTEPS = 12_000

@@ -27,16 +27,17 @@ from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
 from sb3_asym import AsymSAC
+from sb3_asym.bench_export.bench import bench
+from sb3_asym.bench_export.cortex_m4 import COMPILER, QEMU
+from sb3_asym.bench_export.instructions import PORTABLE_FLAGS, instructions_per_step, over_predicted
+from sb3_asym.deployment import DeployableAgent, deployable
+from sb3_asym.deployment.loading import load_model
+from sb3_asym.deployment.recording import Recording, record, replay
+from sb3_asym.deployment.runners import ModelRunner, step_latencies
 from sb3_asym.export import export_c, export_onnx
-from sb3_asym.export.agent import DeployableAgent, deployable
-from sb3_asym.export.bench import bench
-from sb3_asym.export.cortex_m4 import COMPILER, QEMU
-from sb3_asym.export.drivers import C_FLAGS, ModelDriver, c_compiler
-from sb3_asym.export.formats import CFormat, OnnxFormat, driver_latencies
-from sb3_asym.export.instructions import PORTABLE_FLAGS, instructions_per_step, over_predicted
-from sb3_asym.export.loading import load_model
-from sb3_asym.export.recording import Recording, record, replay
-from sb3_asym.export.report import versions
+from sb3_asym.export.c_runner import C_FLAGS, CFormat, c_compiler
+from sb3_asym.export.onnx_runner import OnnxFormat
+from sb3_asym.versions import versions
 
 OUTPUT = Path(__file__).parent / "results" / "deployment.json"
 MODELS = Path("outputs") / "deployment"
@@ -89,7 +90,7 @@ def brief_agent(task: Task) -> AsymSAC:
     bias = model.policy.master.q_net.q_net[-1].bias
     for _ in range(10):
         agent = deployable(model, vec_normalize)
-        episode = record(ModelDriver(model, vec_normalize), agent, gym.make(task.env), n_episodes=1, seed=SEED)
+        episode = record(ModelRunner(model, vec_normalize), agent, gym.make(task.env), n_episodes=1, seed=SEED)
         if LEAST_USE <= episode.options.mean() <= 1 - LEAST_USE:
             return model
         assert agent.master is not None
@@ -113,7 +114,7 @@ def fidelity(kind: str, task: Task) -> dict[str, Any]:
     model = brief_agent(task)
     vec_normalize = model.get_vec_normalize_env()
     agent = deployable(model, vec_normalize)
-    driven = record(ModelDriver(model, vec_normalize), agent, gym.make(task.env), n_steps=N_STEPS, seed=SEED)
+    driven = record(ModelRunner(model, vec_normalize), agent, gym.make(task.env), n_steps=N_STEPS, seed=SEED)
     row: dict[str, Any] = {"kind": kind, "env": task.env, "steps": len(driven.options), "large_use": driven.options.mean()}
     with tempfile.TemporaryDirectory() as name:
         for target in (CFormat(), OnnxFormat()):
@@ -132,8 +133,8 @@ def time_ratios(model: AsymSAC, task: Task, agent: DeployableAgent, folder: Path
     rounds = []
     for _ in range(N_ROUNDS):
         latencies = {
-            "predict": driver_latencies(ModelDriver(model), agent, episode.observations),
-            "SAC's predict": driver_latencies(ModelDriver(sac), agent, episode.observations),
+            "predict": step_latencies(ModelRunner(model), agent, episode.observations),
+            "SAC's predict": step_latencies(ModelRunner(sac), agent, episode.observations),
             "c": CFormat().latencies(agent, folder, episode.observations),
             "onnx": OnnxFormat().latencies(agent, folder, episode.observations),
         }
@@ -165,7 +166,7 @@ def measure(model: AsymSAC, task: Task, progress: tqdm) -> dict[str, Any]:
         "flops_alone": [cost.flops for cost in model.policy.option_costs],
     }
     agent = deployable(model)
-    episode = record(ModelDriver(model), agent, gym.make(task.env), n_episodes=1, seed=SEED)
+    episode = record(ModelRunner(model), agent, gym.make(task.env), n_episodes=1, seed=SEED)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "c"
         export_c(model, folder, task.env, n_eval_episodes=0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sb3_asym.plotting import learning_curves
+from sb3_asym.evaluation.plotting import learning_curves
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import sb3_asym.asym_sac
 from sb3_asym import AsymSAC
-from sb3_asym.compiled import compile_function
+from sb3_asym.update.graph import compile_function
 
 TASK = "Swimmer-v5"
 BATCH = 256

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.evaluation import record_episode
-from sb3_asym.plotting import learning_curves, timeline
+from sb3_asym.evaluation.plotting import learning_curves, timeline
 
 TASK = "Pendulum-v1"
 OUTPUT = Path("outputs/demo")

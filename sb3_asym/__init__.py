@@ -2,7 +2,7 @@
 
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.evaluation import EvaluationReport, evaluate
-from sb3_asym.options import OptionWrapper
+from sb3_asym.option_wrapper import OptionWrapper
+from sb3_asym.versions import __version__
 
-__version__ = "0.1.0"
 __all__ = ["AsymSAC", "EvaluationReport", "OptionWrapper", "__version__", "evaluate"]

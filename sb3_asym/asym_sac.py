@@ -1,35 +1,36 @@
-"""AsymSAC: SAC with sub-policies of several sizes and a master that picks, every few steps, which of them drives."""
+"""AsymSAC: SAC with sub-policies of several sizes and a master that picks, every few steps, which of them acts."""
 
 import inspect
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from inspect import Signature
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, HerReplayBuffer, sac
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
+from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
-from sb3_asym.checks import check_file, check_finite
-from sb3_asym.compiled import NotCovered
-from sb3_asym.costs import mean_flops
-from sb3_asym.fast_update import FastUpdate, why_not_fast
+from sb3_asym.checks import check_device, check_finite, check_model_file
+from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
-from sb3_asym.update import PlainUpdate
+from sb3_asym.update.choice import choose_update, plain_update
+from sb3_asym.update.compiled import CompiledUpdate
+from sb3_asym.update.graph import CompiledUpdateUnavailable
+from sb3_asym.update.plain import PlainUpdate
 
-UPDATES_WORTH_COMPILING = 10_000
+STOCK_POLICIES = {sac.MlpPolicy: MlpPolicy, sac.CnnPolicy: CnnPolicy, sac.MultiInputPolicy: MultiInputPolicy}
+"""Our policy for each of SAC's, so that code that passes the class runs with the algorithm swapped."""
 
 SelfAsymSAC = TypeVar("SelfAsymSAC", bound="AsymSAC")
 
@@ -57,7 +58,7 @@ class AsymSAC(SAC):
     :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``sb3_asym.master.MASTER_ARGUMENTS``).
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
         ``train_freq`` and ``target_update_interval`` are one step, ``exploration_final_eps`` is 0.2: what a sub-policy is
-        worth can only be learned where it drives. ``buffer_size`` limits the master to options that started within that
+        worth can only be learned where it acts. ``buffer_size`` limits the master to options that started within that
         many of the latest env steps.
     :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
         that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
@@ -73,6 +74,9 @@ class AsymSAC(SAC):
     policy: AsymSACPolicy
     master: MasterDQN
     option_memory: OptionMemory
+    option_length: Any = FixedAtConstruction()
+    critic_kind: Any = FixedAtConstruction()
+    master_kwargs: Any = FixedAtConstruction()
 
     def __init__(
         self,
@@ -80,14 +84,19 @@ class AsymSAC(SAC):
         env: GymEnv | str | None,
         *args: Any,
         option_length: int = 5,
-        cost_coef: float | Schedule = 0.05,
+        cost_coef: CostCoef = 0.05,
         critic: str = "shared",
         master_kwargs: dict[str, Any] | None = None,
         fast_update: bool | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        check_option_arguments(2, option_length, cost_coef(1.0) if callable(cost_coef) else cost_coef)
+        check_option_arguments(2, option_length)
+        CostCoefSchedule(cost_coef)
+        if isinstance(policy, type):
+            policy = STOCK_POLICIES.get(policy, policy)
+            if not issubclass(policy, AsymSACPolicy):
+                raise ValueError(f"policy must be a name such as 'MlpPolicy' or an AsymSACPolicy, got {policy.__name__}.")
         unknown = set(master_kwargs or {}) - set(MASTER_ARGUMENTS)
         if unknown:
             raise ValueError(f"master_kwargs takes DQN's {', '.join(MASTER_ARGUMENTS)}; it got {', '.join(sorted(unknown))}.")
@@ -106,6 +115,8 @@ class AsymSAC(SAC):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        if self.env is None and self.replay_buffer_class and issubclass(self.replay_buffer_class, HerReplayBuffer):
+            self.replay_buffer = self._her_buffer_without_env()
         given = self.policy_kwargs  # the user's own, which may be meant for other agents too
         self.policy_kwargs = {**given, "option_length": self.option_length, "critic_kind": self.critic_kind}
         super()._setup_model()
@@ -121,26 +132,41 @@ class AsymSAC(SAC):
             batch_size=self.batch_size,
             learning_starts=self.learning_starts,
             tau=self.tau,
-            train_freq=1,
+            train_freq=self.train_freq,
+            gradient_steps=self.gradient_steps,
             target_update_interval=self.n_envs,
             exploration_final_eps=0.2,
         )
-        costs = np.array([cost.flops for cost in self.policy.option_costs], dtype=np.float64)
+        arguments = {**defaults, **self.master_kwargs}
         self.master = MasterDQN(
-            self.policy.master,
-            self.option_memory,
-            costs / costs.max(),
-            self.cost_coef,
-            self.n_envs,
-            gamma=self.gamma,
-            **{**defaults, **self.master_kwargs},
+            self.policy.master, self.option_memory, self.cost_coef, self.n_envs, gamma=self.gamma, **arguments
         )
         self.master.__dict__.update(self._master_counters)
-        self._update: PlainUpdate | FastUpdate | None = None  # made when training starts
+        self._update: PlainUpdate | CompiledUpdate | None = None  # made when training starts
         self._option_statistics = OptionStatistics(n_options, self.n_envs)
 
     def _memory_kwargs(self) -> dict[str, Any]:
-        return dict(option_length=self.option_length, gamma=self.gamma, recent_steps=self.master_kwargs.get("buffer_size"))
+        flops = np.array([cost.flops for cost in self.policy.option_costs], dtype=np.float64)
+        recent_steps = self.master_kwargs.get("buffer_size")
+        return dict(option_length=self.option_length, gamma=self.gamma, costs=flops / flops.max(), recent_steps=recent_steps)
+
+    def _her_buffer_without_env(self) -> HerReplayBuffer:
+        """An agent that does not learn needs no env; :meth:`set_env` brings it."""
+        return self.replay_buffer_class(  # type: ignore[misc, return-value, call-arg]
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            env=None,
+            device=self.device,
+            n_envs=self.n_envs,
+            optimize_memory_usage=self.optimize_memory_usage,
+            **self.replay_buffer_kwargs,
+        )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        if isinstance(self.replay_buffer, HerReplayBuffer):
+            self.replay_buffer.env = self.env  # it relabels with the env's own function
 
     def _set_option_memory(self, memory: OptionMemory) -> None:
         """The memory hangs on the replay buffer, so that both are pickled together."""
@@ -164,8 +190,10 @@ class AsymSAC(SAC):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the env now
             self._option_state = None
-        if isinstance(self._update, PlainUpdate):
+        if isinstance(self._update, PlainUpdate) or self.fast_update is False:
+            self._release_update()
             self._update = None  # to be chosen anew: this call of learn may be a longer one
+        self.master.cost_coef_schedule = CostCoefSchedule(self.cost_coef)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         with self._stop_where_not_finite():
             check_finite(self._last_obs, "observation")
@@ -175,7 +203,7 @@ class AsymSAC(SAC):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup):
-            self._option_state = None  # no sub-policy drives
+            self._option_state = None  # no sub-policy acts
             return super()._sample_action(learning_starts, action_noise, n_envs)
         obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
         with th.no_grad(), self._stop_where_not_finite():
@@ -212,11 +240,18 @@ class AsymSAC(SAC):
             self._option_statistics.count(state.option, started, dones)
             # The env has been reset where the episode ended: a new option starts there.
             self._option_state = OptionState(state.option, np.where(dones, 0, state.steps_left))
+        self._n_episodes_ended = int(np.count_nonzero(dones))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
         with self._stop_where_not_finite():
-            self.master.step(self.logger, self.num_timesteps, self._current_progress_remaining, self._vec_normalize_env)
+            self.master.step(
+                self.logger,
+                self.num_timesteps,
+                self._current_progress_remaining,
+                self._n_episodes_ended,
+                self._vec_normalize_env,
+            )
 
     # --- learning ---
 
@@ -239,42 +274,27 @@ class AsymSAC(SAC):
                     self.logger.record(f"{name}/{key}", value)
 
     def _gradient_step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
-        self._update = self._update or self._make_update(batch)
+        if self._update is None:
+            steps_ahead = self._total_timesteps - self.num_timesteps
+            frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
+            updates_ahead = steps_ahead * self.gradient_steps / frequency if self.gradient_steps > 0 else steps_ahead
+            self._use(choose_update(self, batch, self.master.batch_size, self.fast_update, updates_ahead, self.verbose))
+        assert self._update is not None
         try:
             return self._update.step(batch, update_targets)
-        except NotCovered as error:  # something was changed since the update was made
-            assert isinstance(self._update, FastUpdate)
+        except CompiledUpdateUnavailable as error:  # something was changed since the update was made
+            self._release_update()
+            self._use(plain_update(self, str(error), self.fast_update, self.verbose))
+            return self._update.step(batch, update_targets)
+
+    def _use(self, update: PlainUpdate | CompiledUpdate) -> None:
+        self._update = update
+        self.master.compiled_update = update.master_update if isinstance(update, CompiledUpdate) else None
+
+    def _release_update(self) -> None:
+        """Give the agent's weights memory of their own again, which a compiled update keeps in its own."""
+        if isinstance(self._update, CompiledUpdate):
             self._update.release()
-            self._update = self._plain_update(str(error))
-            return self._update.step(batch, update_targets)
-
-    def _make_update(self, batch: Batch) -> PlainUpdate | FastUpdate:
-        """The compiled update, where it is wanted and works."""
-        steps_ahead = self._total_timesteps - self.num_timesteps
-        frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
-        updates_ahead = steps_ahead * self.gradient_steps / frequency if self.gradient_steps > 0 else steps_ahead
-        if self.fast_update is False or (self.fast_update is None and updates_ahead < UPDATES_WORTH_COMPILING):
-            return PlainUpdate(self)
-        reason = why_not_fast(self)
-        if reason is not None:
-            return self._plain_update(reason)
-        if self.verbose >= 1:
-            print("Compiling the update, which can take up to a minute …")
-        update = FastUpdate(self)
-        try:
-            update.compile(batch)
-        except NotCovered as error:
-            update.release()
-            return self._plain_update(str(error))
-        self.master.fast_update = update.master_update
-        return update
-
-    def _plain_update(self, reason: str) -> PlainUpdate:
-        """Instead of the compiled one."""
-        if self.verbose >= 1 or self.fast_update:
-            print(f"Plain update: {reason}.")
-        self.master.fast_update = None
-        return PlainUpdate(self)
 
     def learn(
         self: SelfAsymSAC,
@@ -295,7 +315,7 @@ class AsymSAC(SAC):
         if n_steps > 0:
             for name, steps in zip(self.option_names, statistics.steps, strict=True):
                 self.logger.record(f"asym/{name}_use", steps / n_steps)
-            flops = mean_flops(self.policy, statistics.steps, statistics.n_choices)
+            flops = self.policy.mean_flops(statistics.steps, statistics.n_choices)
             self.logger.record("asym/flops_per_inference", flops)
             self.logger.record("asym/flops_reduction", 1 - flops / self.policy.option_costs[-1].flops)
             if statistics.n_episodes > 0:
@@ -315,35 +335,49 @@ class AsymSAC(SAC):
                     raise
                 reason = "The output of an actor is not finite"  # found by torch.distributions
             path = Path(self.logger.dir or ".") / f"asym_sac_stopped_at_{self.num_timesteps}.zip"
-            self.save(path)
-            message = f"{reason} at timestep {self.num_timesteps}. Training stopped; the agent is saved as {path}."
-            raise FloatingPointError(message) from error
+            try:
+                self.save(path)
+                saved = f"the agent is saved as {path}"
+            except Exception as save_error:  # a full disk, or anything that a user gave the agent and pickle refuses
+                saved = f"the agent could not be saved as {path} ({save_error})"
+            raise FloatingPointError(f"{reason} at timestep {self.num_timesteps}. Training stopped; {saved}.") from error
 
     # --- saving ---
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled update belongs to this agent's memory: a copy makes its own.
-        if isinstance(self._update, FastUpdate):
-            self._update.release()
+        self._release_update()
         return {**self.__dict__, "_update": None}
 
     @classmethod
-    def load(cls: type[SelfAsymSAC], path: str | Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfAsymSAC:
+    def load(
+        cls: type[SelfAsymSAC],
+        path: str | Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfAsymSAC:
         """
-        As SB3's ``load``.
+        As SB3's ``load``. An agent that learned with hindsight goals needs an env to go on learning, but not to act.
 
-        :param path: what ``save`` wrote
-        :param args: SB3's arguments: ``env``, ``device``, …
-        :param kwargs: likewise
+        :param path: a file that ``save`` wrote
+        :param env: the env to go on in, if any
+        :param device: torch device
+        :param custom_objects: objects in place of those that the file names
+        :param print_system_info: whether to print the versions that saved it, and the present ones
+        :param force_reset: whether the env is reset before training
+        :param kwargs: attributes to replace
         :return: the agent
-        :raises ValueError: if the file is not an AsymSAC model or is damaged, or the env's spaces differ from the model's
+        :raises ValueError: if the file is not an AsymSAC model or is damaged, there is no such device, or the env's spaces
+            differ from the model's
         :raises FileNotFoundError: if there is no such file
         """
-        check_file(path)
-        try:
-            return super().load(path, *args, **kwargs)
-        except (AssertionError, AttributeError, EOFError, KeyError, RuntimeError, TypeError, UnpicklingError) as error:
-            raise ValueError(f"{path} is not a model that AsymSAC saved, or it is damaged ({error}).") from error
+        check_device(device)
+        check_model_file(path, AsymSACPolicy, "AsymSAC", custom_objects)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def save(
         self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
@@ -352,12 +386,18 @@ class AsymSAC(SAC):
         super().save(path, exclude, include)
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        present = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         memory = getattr(self.replay_buffer, "option_memory", None)
+        kwargs = self._memory_kwargs()
         if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
-            memory = make_option_memory(self.replay_buffer, **self._memory_kwargs())  # type: ignore[arg-type]
+            memory = make_option_memory(self.replay_buffer, **kwargs)  # type: ignore[arg-type]
+        n_options = int(memory.options.max()) + 1
+        if n_options > len(self.option_names):
+            self.replay_buffer = present
+            raise ValueError(f"The replay memory in {path} is of {n_options} sub-policies, the agent has {self.option_names}.")
         memory.option_length = max(memory.option_length, self.option_length)
-        memory.gamma, memory.recent_steps = self.gamma, self.master_kwargs.get("buffer_size")
+        memory.gamma, memory.costs, memory.recent_steps = kwargs["gamma"], kwargs["costs"], kwargs["recent_steps"]
         self._set_option_memory(memory)
         self.master.memory = memory
 
@@ -375,12 +415,4 @@ class AsymSAC(SAC):
         return [name for name in state_dicts if name not in ("actor.optimizer", "critic.optimizer")] + optimizers, variables
 
 
-def _with_the_arguments_of_sac(signature: Signature) -> Signature:
-    """What ``help`` shows: SAC's arguments in their order, then ours."""
-    arguments = [p for p in inspect.signature(SAC.__init__).parameters.values() if p.name not in signature.parameters]
-    own = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    first = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-    return signature.replace(parameters=[*first, *arguments, *(p for p in own if p.kind is p.KEYWORD_ONLY)])
-
-
-AsymSAC.__init__.__signature__ = _with_the_arguments_of_sac(inspect.signature(AsymSAC.__init__))  # type: ignore[attr-defined]
+AsymSAC.__init__.__signature__ = with_arguments_of(SAC, inspect.signature(AsymSAC.__init__))  # type: ignore[attr-defined]

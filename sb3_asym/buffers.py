@@ -5,7 +5,7 @@ remembers, for each primitive transition, which option was in force. So each tra
 sub-policies sample it from the buffer while the master samples whole options from the memory.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -19,22 +19,63 @@ from sb3_asym.options import NO_OPTION, option_return
 Batch = ReplayBufferSamples | DictReplayBufferSamples
 
 
+class OptionSamples(NamedTuple):
+    """
+    A batch of option transitions. Rewards and costs are apart, so that λ may differ from row to row.
+
+    :param observations: observations where the options started, ``(batch, …)``
+    :param actions: options ``(batch, 1)``
+    :param next_observations: observations where they ended, ``(batch, …)``
+    :param dones: whether the episode terminated there, ``(batch, 1)``
+    :param rewards: discounted sums of the rewards, ``(batch, 1)``
+    :param costs: discounted sums of the relative cost c_ω, in the units of ``rewards`` at λ = 1, ``(batch, 1)``
+    :param discounts: γ^k, ``(batch, 1)``
+    """
+
+    observations: Any
+    actions: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    costs: th.Tensor
+    discounts: th.Tensor
+
+    def net(self, cost_coef: float | th.Tensor) -> ReplayBufferSamples:
+        """
+        The batch as SB3 knows it, with net rewards.
+
+        :param cost_coef: λ, a number or ``(batch, 1)``
+        :return: the batch; its rewards have paid λ · cost
+        """
+        rewards = self.rewards - cost_coef * self.costs
+        return ReplayBufferSamples(
+            self.observations, self.actions, self.next_observations, self.dones, rewards, self.discounts
+        )
+
+
 class OptionMemory:
     """
     Samples option transitions (SMDP transitions) from the primitive ones in a replay buffer.
 
-    Rewards and costs meet only when a batch is sampled, so λ can change at any time.
-
     :param replay_buffer: the buffer that holds the primitive transitions; its class may be any of SB3's or a subclass
-    :param option_length: the most env steps that an option runs
+    :param option_length: greatest number of env steps that an option runs
     :param gamma: discount factor of one env step
+    :param costs: ``(n_options,)`` relative costs c_ω, in (0, 1]
     :param recent_steps: sample only options that started within this many of the latest env steps (over all envs)
     """
 
-    def __init__(self, replay_buffer: ReplayBuffer, option_length: int, gamma: float, recent_steps: int | None = None):
+    def __init__(
+        self,
+        replay_buffer: ReplayBuffer,
+        option_length: int,
+        gamma: float,
+        costs: np.ndarray,
+        recent_steps: int | None = None,
+    ):
         self.replay_buffer = replay_buffer
         self.option_length = option_length
         self.gamma = gamma
+        self.costs = costs
         self.recent_steps = recent_steps
         shape = (replay_buffer.buffer_size, replay_buffer.n_envs)
         self.options = np.full(shape, NO_OPTION, dtype=np.int8)
@@ -48,7 +89,8 @@ class OptionMemory:
 
     def add(self, options: np.ndarray, started: np.ndarray, ended: np.ndarray) -> None:
         """
-        Remember the options of the transition that the replay buffer stores next. Call it before ``replay_buffer.add``.
+        Remember the options of the row of transitions that the replay buffer stores next. Call it before
+        ``replay_buffer.add``.
 
         :param options: ``(n_envs,)`` option in force, ``NO_OPTION`` where none was
         :param started: ``(n_envs,)`` True where this is the option's first step
@@ -84,25 +126,32 @@ class OptionMemory:
 
     def size(self) -> int:
         """
+        Size of the memory.
+
         :return: number of option transitions that can be sampled
         """
         return int(np.count_nonzero(self._valid(self._candidates(self._first, self._end))))
 
+    @property
+    def n_transitions(self) -> int:
+        """Number of primitive transitions that can be sampled from the replay buffer."""
+        return self.replay_buffer.size() * self.replay_buffer.n_envs
+
     def can_sample(self) -> bool:
         """
-        :return: whether there is a complete option transition
+        Whether there is anything to sample.
+
+        :return: True where there is a complete option transition
         """
         return self._n_complete > 0
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None, costs: np.ndarray | None = None) -> ReplayBufferSamples:
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> OptionSamples:
         """
         Sample option transitions uniformly.
 
-        :param batch_size: how many
-        :param env: normalizes observations and rewards, the latter after λ·cost was subtracted
-        :param costs: ``(n_options,)`` λ·c, return per step that each option pays; nothing by default
-        :return: observations where the options started, options ``(batch_size, 1)`` as actions, observations where they
-            ended, whether the episode terminated there, discounted net rewards, and discounts γ^k
+        :param batch_size: number of option transitions
+        :param env: normalization of observations and rewards
+        :return: the batch
         :raises RuntimeError: if there is no complete option yet
         """
         buffer = self.replay_buffer
@@ -114,20 +163,26 @@ class OptionMemory:
         last = steps[:, -1]
         goals = self._sample_goals(starts)
         options = _rows(self.options, starts).astype(np.int64)
-        rewards = self._rewards(steps, goals)
-        net_rewards = rewards if costs is None else rewards - costs[options][:, None]
-        normalized = buffer._normalize_reward(net_rewards, env)
-        returns, discounts = option_return(normalized, lengths, self.gamma)
+        rewards, durations, discounts = option_return(
+            buffer._normalize_reward(self._rewards(steps, goals), env), lengths, self.gamma
+        )
         # Truncated episodes bootstrap where the buffer tells them from terminated ones.
         dones = _rows(buffer.dones, last) * (1 - _rows(buffer.timeouts, last))
-        return ReplayBufferSamples(
+        return OptionSamples(
             observations=self._observations(starts, goals, env),
             actions=self._to_torch(options.reshape(-1, 1)),
             next_observations=self._observations(last, goals, env, after=True),
             dones=self._to_torch(dones.reshape(-1, 1)),
-            rewards=self._to_torch(returns.astype(np.float32).reshape(-1, 1)),
+            rewards=self._to_torch(rewards.astype(np.float32).reshape(-1, 1)),
+            costs=self._to_torch((self._scaled_costs(env)[options] * durations).astype(np.float32).reshape(-1, 1)),
             discounts=self._to_torch(discounts.astype(np.float32).reshape(-1, 1)),
         )
+
+    def _scaled_costs(self, env: VecNormalize | None) -> np.ndarray:
+        """Costs in the units of normalized rewards, ``(n_options,)``."""
+        if env is None or not env.norm_reward:
+            return self.costs
+        return self.costs / np.sqrt(env.ret_rms.var + env.epsilon)
 
     def _to_torch(self, array: np.ndarray) -> th.Tensor:
         """Without the copy that ``replay_buffer.to_torch`` makes."""
@@ -195,6 +250,10 @@ class HerOptionMemory(OptionMemory):
         """As HER, sample only from episodes that have ended."""
         return super()._valid(starts) & (_rows(self.replay_buffer.ep_length, starts) > 0)
 
+    @property
+    def n_transitions(self) -> int:
+        return int(np.count_nonzero(self.replay_buffer.ep_length))
+
     def can_sample(self) -> bool:
         """Looks from the oldest options on, so that it need not go far."""
         return any(self._valid(self._candidates(i, i + 4096)).any() for i in range(self._first, self._end, 4096))
@@ -236,9 +295,9 @@ def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize 
     """
     The batch that ``buffer.sample`` returns. For SB3's own ``ReplayBuffer``, nothing is copied twice on the way.
 
-    :param buffer: where from
-    :param batch_size: how many primitive transitions
-    :param env: normalizes observations and rewards
+    :param buffer: buffer of primitive transitions
+    :param batch_size: number of primitive transitions
+    :param env: normalization of observations and rewards
     :return: primitive transitions
     """
     if type(buffer) is not ReplayBuffer or buffer.optimize_memory_usage:
@@ -258,8 +317,10 @@ def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize 
 
 def make_option_memory(replay_buffer: ReplayBuffer, **kwargs: Any) -> OptionMemory:
     """
+    The option memory for a replay buffer.
+
     :param replay_buffer: the buffer of primitive transitions
     :param kwargs: arguments of ``OptionMemory``
-    :return: the kind of memory that fits the buffer
+    :return: a ``HerOptionMemory`` beside a ``HerReplayBuffer``, else an ``OptionMemory``
     """
     return (HerOptionMemory if isinstance(replay_buffer, HerReplayBuffer) else OptionMemory)(replay_buffer, **kwargs)

@@ -5,21 +5,84 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.utils import get_device
 
 
 def check_file(path: str | Path | io.BufferedIOBase) -> None:
     """
-    :param path: that SB3 will load, which tries it with ".zip" too
+    Refuse a path at which SB3 will find no model, which it looks for with ".zip" too.
+
+    :param path: path to the file, or a file-like
     :raises FileNotFoundError: if there is no such file
     """
     if isinstance(path, str | Path) and not any(Path(f"{Path(path)}{suffix}").is_file() for suffix in ("", ".zip")):
         raise FileNotFoundError(f"There is no file {path}.")
 
 
+def check_device(device: th.device | str) -> None:
+    """
+    Refuse a device that torch does not know.
+
+    :param device: torch device, or "auto"
+    :raises ValueError: if there is no such device
+    """
+    try:
+        get_device(device)
+    except RuntimeError as error:
+        raise ValueError(f"There is no device {device!r} here: choose cpu, cuda or auto.") from error
+
+
+def check_model_file(
+    path: str | Path | io.BufferedIOBase, policy_class: type, algorithm: str, custom_objects: dict[str, Any] | None
+) -> None:
+    """
+    Refuse a file that holds no model of an algorithm.
+
+    :param path: path to the file, or a file-like
+    :param policy_class: base class of the algorithm's policies
+    :param algorithm: name of the algorithm
+    :param custom_objects: objects in place of those that the file names
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is damaged, or holds another model
+    """
+    data = read_model_data(path, custom_objects)
+    saved = data.get("policy_class")
+    if not isinstance(saved, type) or not issubclass(saved, policy_class):
+        name = f"{saved.__module__}.{saved.__qualname__}" if isinstance(saved, type) else "none"
+        raise ValueError(f"{path} is not a model that {algorithm} saved: its policy is {name}.")
+
+
+def read_model_data(path: str | Path | io.BufferedIOBase, custom_objects: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    The attributes of a saved model.
+
+    :param path: path to the file, or a file-like
+    :param custom_objects: objects in place of those that the file names
+    :return: attributes by name
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if the file is no model of SB3, or damaged
+    """
+    check_file(path)
+    try:
+        data, params, _ = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)
+    except Exception as error:  # zip, JSON, pickle and torch have many
+        raise ValueError(f"{path} is not a model that SB3 or sb3-asym saved, or it is damaged ({error}).") from error
+    finally:
+        if isinstance(path, io.BufferedIOBase):
+            path.seek(0)
+    if not data or not params:
+        raise ValueError(f"{path} is not a model that SB3 or sb3-asym saved: it has no attributes or no weights.")
+    return data
+
+
 def check_finite(values: Any, what: str, rows: bool = True) -> None:
     """
+    Refuse numbers that are infinite or not a number.
+
     :param values: an array, or a dict of arrays
-    :param what: what they are
+    :param what: name of the values, for the message
     :param rows: whether there is a row for each env
     :raises FloatingPointError: if one is infinite or not a number
     """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -11,9 +11,6 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
 from torch.utils.flop_counter import FlopCounterMode
-
-if TYPE_CHECKING:
-    from sb3_asym.policies import AsymSACPolicy
 
 
 @dataclass(frozen=True)
@@ -85,17 +82,22 @@ def relative_costs(policies: Sequence[Any]) -> np.ndarray:
     return np.array(flops) / max(flops)
 
 
-def mean_flops(policy: "AsymSACPolicy", option_steps: np.ndarray, n_choices: int) -> float:
+def mean_flops(
+    option_costs: Sequence[InferenceCost], master_cost: InferenceCost, option_steps: np.ndarray, n_choices: int
+) -> float:
     """
     FLOPs that deployment spends per env step: each sub-policy weighted by its use, plus the master's share.
 
-    :param policy: the agent's networks
-    :param option_steps: ``(n_options,)`` env steps that each option drove
-    :param n_choices: how often the master was asked in these steps
+    :param option_costs: cost of each sub-policy
+    :param master_cost: cost of a choice
+    :param option_steps: ``(n_options,)`` env steps that each option was in force
+    :param n_choices: number of the master's choices in these steps
     :return: mean FLOPs per inference
     """
-    sub_policies = sum(steps * cost.flops for steps, cost in zip(option_steps, policy.option_costs, strict=True))
-    return float(sub_policies + n_choices * policy.master_cost.flops) / float(np.sum(option_steps))
+    flops = n_choices * master_cost.flops
+    for cost, n_steps in zip(option_costs, option_steps, strict=True):
+        flops += int(n_steps) * cost.flops
+    return flops / float(np.sum(option_steps))
 
 
 def _measure(network: BasePolicy, forward: Callable[[PyTorchObs], Any], skip: str = "") -> InferenceCost:

@@ -1,20 +1,20 @@
-"""The master: SB3's DQN, learning which sub-policy should drive."""
+"""The master: SB3's DQN, learning which sub-policy should act."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples, Schedule
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSamples, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_asym.buffers import OptionMemory
-from sb3_asym.compiled import NotCovered
-from sb3_asym.fast_master import FastMasterUpdate
-from sb3_asym.options import check_cost_coef
+from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
+from sb3_asym.update.compiled_master import CompiledMasterUpdate
+from sb3_asym.update.graph import CompiledUpdateUnavailable
 
 MASTER_ARGUMENTS = (
     "learning_rate",
@@ -33,13 +33,13 @@ MASTER_ARGUMENTS = (
 
 
 class _OptionReplay:
-    """What ``DQN.train`` samples from: the master's option memory at the present λ."""
+    """The replay buffer of ``DQN.train``: the master's option memory, less λ · cost at the present λ."""
 
     def __init__(self, master: "MasterDQN"):
         self.master = master
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        return self.master.memory.sample(batch_size, env=env, costs=self.master.costs_per_step)
+        return self.master.memory.sample(batch_size, env=env).net(self.master.cost_coef)
 
 
 class _MasterLogger:
@@ -57,53 +57,43 @@ class _MasterLogger:
 
 class MasterDQN(DQN):
     """
-    DQN over option transitions. Its discrete action is the index of the sub-policy that drives next.
+    DQN over option transitions. Its discrete action is the index of the sub-policy that acts next.
 
     Loss, target network and exploration schedule are SB3's: option transitions carry their own discounts γ^k, which
     ``DQN.train`` honours, so a DQN that knows nothing of options learns an SMDP correctly.
 
     :param policy: the q-networks
-    :param memory: where option transitions come from
-    :param costs: ``(n_options,)`` relative costs c_ω
+    :param memory: the option transitions
     :param cost_coef: λ, a number or a schedule
     :param n_envs: number of envs that are stepped together
-    :param kwargs: DQN's own arguments (``MASTER_ARGUMENTS``)
+    :param kwargs: DQN's own arguments (``MASTER_ARGUMENTS``); ``train_freq`` counts steps of all envs together, or
+        episodes over all envs, and ``gradient_steps=-1`` makes as many as there were env steps since the last
     """
 
-    def __init__(
-        self,
-        policy: DQNPolicy,
-        memory: OptionMemory,
-        costs: np.ndarray,
-        cost_coef: float | Schedule,
-        n_envs: int,
-        **kwargs: Any,
-    ):
+    def __init__(self, policy: DQNPolicy, memory: OptionMemory, cost_coef: CostCoef, n_envs: int, **kwargs: Any):
         # The policy exists already: a class that builds it is a function that returns it.
-        super().__init__(lambda *_, **__: policy, None, device=policy.device, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
-        self.costs = costs
-        self.cost_coef_schedule = FloatSchedule(cost_coef)
+        policy_class: Any = partial(_existing, policy)
+        super().__init__(policy_class, None, device=policy.device, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
+        self.cost_coef_schedule = CostCoefSchedule(cost_coef)
         self.observation_space, self.action_space, self.n_envs = policy.observation_space, policy.action_space, n_envs
         self.memory = memory
         self.replay_buffer = _OptionReplay(self)  # type: ignore[assignment]
         self.exploration_rate = self.exploration_initial_eps
-        self.fast_update: FastMasterUpdate | None = None  # set where the sub-policies' update is compiled too
+        self.compiled_update: CompiledMasterUpdate | None = None  # set where the sub-policies' update is compiled too
+        self._n_steps_waiting = self._n_episodes_waiting = 0
         self._setup_model()
 
     @property
-    def costs_per_step(self) -> np.ndarray:
-        """λ·c_ω at the present progress of training, ``(n_options,)``, in units of return per step."""
-        # With several envs, the last step may go beyond the end of training.
-        cost_coef = self.cost_coef_schedule(max(self._current_progress_remaining, 0.0))
-        check_cost_coef(cost_coef)
-        return cost_coef * self.costs
+    def cost_coef(self) -> float:
+        """λ at the present progress of training, return per env step of the most expensive sub-policy."""
+        return self.cost_coef_schedule(self._current_progress_remaining)
 
     def choose(self, obs: PyTorchObs, n_obs: int) -> np.ndarray:
         """
         ε-greedy choice, drawn for each env on its own.
 
-        :param obs: preprocessed observations of the envs that need an option
-        :param n_obs: how many these are
+        :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
+        :param n_obs: their number
         :return: ``(n_obs,)`` options
         """
         explore = np.random.rand(n_obs) < self.exploration_rate
@@ -114,58 +104,84 @@ class MasterDQN(DQN):
             options = np.where(explore, options, greedy)
         return options
 
-    def step(self, logger: Logger, num_timesteps: int, progress_remaining: float, env: VecNormalize | None) -> None:
+    def step(
+        self,
+        logger: Logger,
+        num_timesteps: int,
+        progress_remaining: float,
+        n_episodes: int,
+        env: VecNormalize | None,
+    ) -> None:
         """
-        What DQN does after each step of the envs: update exploration and target network, and learn when it is due.
+        DQN's duties after each step of the envs: update exploration and target network, and learn when it is due.
 
-        :param logger: where to log
+        :param logger: logger of the agent
         :param num_timesteps: env steps so far, over all envs
-        :param progress_remaining: from 1 (start of training) to 0 (its end)
-        :param env: normalizes observations and rewards
+        :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
+        :param n_episodes: number of envs whose episode ended with this step
+        :param env: normalization of observations and rewards
         :raises FloatingPointError: if the loss is not finite
         """
         self._logger = _MasterLogger(logger)  # type: ignore[assignment]
         self.num_timesteps, self._current_progress_remaining, self._vec_normalize_env = num_timesteps, progress_remaining, env
         self._on_step()
-        frequency = self.train_freq.frequency  # type: ignore[union-attr]
-        gradient_steps = self.gradient_steps if self.gradient_steps >= 0 else frequency
-        due = self._n_calls % frequency == 0 and num_timesteps > self.learning_starts
-        if due and gradient_steps > 0 and self.memory.can_sample():
+        self._n_steps_waiting += 1
+        self._n_episodes_waiting += n_episodes
+        frequency, unit = self.train_freq  # type: ignore[misc]
+        waited = self._n_steps_waiting if unit == TrainFrequencyUnit.STEP else self._n_episodes_waiting
+        if waited < frequency:
+            return
+        gradient_steps = self.gradient_steps if self.gradient_steps >= 0 else self._n_steps_waiting * self.n_envs
+        self._n_steps_waiting = self._n_episodes_waiting = 0
+        if num_timesteps > self.learning_starts and gradient_steps > 0 and self.memory.can_sample():
             self.train(gradient_steps, self.batch_size)
 
     def _on_step(self) -> None:
-        if self.fast_update is None:
+        if self.compiled_update is None:
             super()._on_step()
             return
         self._n_calls += 1
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
-            self.fast_update.update_target(self.tau)
+            self.compiled_update.update_target(self.tau)
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        if self.fast_update is None:
+        if self.compiled_update is None:
             super().train(gradient_steps, batch_size)
             self.policy.set_training_mode(False)
             return
         self._update_learning_rate(self.policy.optimizer)
-        try:
-            losses = [self.fast_update.step(batch_size, self._vec_normalize_env) for _ in range(gradient_steps)]
-        except NotCovered as error:  # something was changed since it was made
-            print(f"Plain update of the master: {error}.")
-            self.fast_update = None
-            self.train(gradient_steps, batch_size)
-            return
-        self._n_updates += gradient_steps
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            try:
+                losses.append(self.compiled_update.step(batch, self.max_grad_norm))
+            except CompiledUpdateUnavailable as error:  # something was changed since it was made
+                print(f"Plain update of the master: {error}.")
+                self.compiled_update = None
+                super().train(gradient_steps - len(losses), batch_size)
+                self.policy.set_training_mode(False)
+                break
+        else:
+            self.logger.record("train/loss", np.mean(losses))
+        self._n_updates += len(losses)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", np.mean(losses))
 
     def __getstate__(self) -> dict[str, Any]:
-        # It belongs to this agent's memory: a copy makes its own.
-        return {**self.__dict__, "fast_update": None}
+        # It belongs to this agent's memory: a copy makes its own. A logger has open files.
+        return {**self.__dict__, "compiled_update": None, "_logger": None}
 
     def counters(self) -> dict[str, float]:
         """
-        :return: what must be saved beside the networks to go on training
+        Counters that must be saved beside the networks to go on training.
+
+        :return: values by attribute
         """
-        return {name: getattr(self, name) for name in ("exploration_rate", "_n_calls", "_n_updates")}
+        names = ("exploration_rate", "_n_calls", "_n_updates", "_n_steps_waiting", "_n_episodes_waiting")
+        return {name: getattr(self, name) for name in names}
+
+
+def _existing(policy: DQNPolicy, *_: Any, **__: Any) -> DQNPolicy:
+    """A policy that was built already, called as SB3 calls the class that would build one."""
+    return policy

@@ -1,6 +1,6 @@
 """The networks of an AsymSAC agent: what is deployed (actors and master) and what only training needs (critics)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,16 @@ from stable_baselines3.common.torch_layers import (
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
-from sb3_asym.costs import InferenceCost, actor_cost, mean_action, network_cost
+from sb3_asym.costs import actor_cost, mean_action, mean_flops, network_cost
 from sb3_asym.options import OptionState, advance_options, check_option_arguments
+from sb3_asym.sub_policies import NetArchs, check_order, parse_critic_net_archs, parse_sub_net_archs
 
-CRITICS = ("shared", "separate")
-LOG_SECTIONS = ("asym", "eval", "master", "rollout", "time", "train")
-NetArchs = Mapping[str, list[int]]
 Chooser = Callable[[PyTorchObs, int], np.ndarray]
 """Takes preprocessed observations and their number, returns an option for each."""
 
@@ -70,10 +67,11 @@ class AsymSACPolicy(SACPolicy):
         **kwargs: Any,
     ):
         # SACPolicy's constructor ends by building the networks, so what they need is set before it.
-        self.sub_net_archs, critic_arch = _sub_net_archs(net_arch, sub_net_archs)
+        self.sub_net_archs, critic_arch = parse_sub_net_archs(net_arch, sub_net_archs)
         check_option_arguments(len(self.sub_net_archs), option_length)
         self.option_names = tuple(self.sub_net_archs)
-        self.critic_net_archs = _critic_net_archs(self.sub_net_archs, critic_net_arch or critic_arch, critic_kind)
+        critic_net_arch = critic_arch if critic_net_arch is None else critic_net_arch
+        self.critic_net_archs = parse_critic_net_archs(self.sub_net_archs, critic_net_arch, critic_kind)
         self.master_net_arch = [32, 32] if master_net_arch is None else master_net_arch
         self.option_length = option_length
         self.critic_kind = critic_kind
@@ -85,23 +83,26 @@ class AsymSACPolicy(SACPolicy):
         if self.optimizer_class is th.optim.Adam and not {"foreach", "differentiable"} & set(self.optimizer_kwargs):
             # One kernel instead of a loop over all weights.
             self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
-        self.actors = nn.ModuleList(self._make_sub_actor(arch) for arch in self.sub_net_archs.values())
-        shared = (
-            [self.actors[-1].features_extractor]
-            if self.critic_kind == "shared"
-            else [a.features_extractor for a in self.actors]
-        )
-        extractors = shared if self.share_features_extractor else [None] * len(shared)
-        self.critics = nn.ModuleList(map(self._make_sub_critic, self.critic_net_archs, extractors))
-        self.critic_targets = nn.ModuleList(self._make_sub_critic(arch, None) for arch in self.critic_net_archs)
+        self.actors, self.critics, self.critic_targets = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for arch in self.sub_net_archs.values():
+            kwargs = self._update_features_extractor({**self.actor_kwargs, "net_arch": arch})
+            self.actors.append(Actor(**kwargs).to(self.device))
+        # Each critic's own actor: a shared critic has the largest for that.
+        for arch, actor in zip(self.critic_net_archs, self.actors[-len(self.critic_net_archs) :], strict=True):
+            extractor = actor.features_extractor if self.share_features_extractor else None
+            self.critics.append(self._make_sub_critic(arch, extractor))
+        for arch in self.critic_net_archs:
+            self.critic_targets.append(self._make_sub_critic(arch, None))
         self.critic_targets.load_state_dict(self.critics.state_dict())
         self.critic_targets.train(False)
-        for network in (*self.actors, *self.critics):
+        for actor in self.actors:
+            actor.optimizer = self._make_optimizer(actor.parameters(), lr_schedule)
+        for critic in self.critics:
             # As in SACPolicy, a features extractor that is shared learns from the actor's loss alone.
-            skip = "features_extractor" if self.share_features_extractor and network in self.critics else "\0"
-            weights = [weight for name, weight in network.named_parameters() if skip not in name]
-            network.optimizer = self.optimizer_class(weights, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+            own = [p for name, p in critic.named_parameters() if "features_extractor" not in name]
+            critic.optimizer = self._make_optimizer(own if self.share_features_extractor else critic.parameters(), lr_schedule)
         self.optimizers = [network.optimizer for network in (*self.actors, *self.critics)]
+        self._noise_of_largest: th.Tensor | None = None
         self.master = DQNPolicy(
             self.observation_space,
             spaces.Discrete(self.n_options),
@@ -116,20 +117,29 @@ class AsymSACPolicy(SACPolicy):
         )
         self.option_costs = [actor_cost(actor) for actor in self.actors]
         self.master_cost = network_cost(self.master.q_net)
-        _check_order(self.option_names, self.option_costs)
-
-    def _make_sub_actor(self, net_arch: list[int]) -> "SubPolicyActor":
-        kwargs = self._update_features_extractor({**self.actor_kwargs, "net_arch": net_arch})
-        return SubPolicyActor(self, **kwargs).to(self.device)
+        check_order(self.option_names, self.option_costs)
 
     def _make_sub_critic(self, net_arch: list[int], features_extractor: BaseFeaturesExtractor | None) -> ContinuousCritic:
         kwargs = self._update_features_extractor({**self.critic_kwargs, "net_arch": net_arch}, features_extractor)
         return ContinuousCritic(**kwargs).to(self.device)
 
+    def _make_optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> th.optim.Optimizer:
+        return self.optimizer_class(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+
     @property
     def n_options(self) -> int:
         """Number of sub-policies."""
         return len(self.option_names)
+
+    def mean_flops(self, option_steps: np.ndarray, n_choices: int) -> float:
+        """
+        FLOPs that deployment spends per env step.
+
+        :param option_steps: ``(n_options,)`` env steps that each option was in force
+        :param n_choices: number of the master's choices in these steps
+        :return: mean FLOPs per inference
+        """
+        return mean_flops(self.option_costs, self.master_cost, option_steps, n_choices)
 
     @property
     def actor(self) -> Actor:  # type: ignore[override]
@@ -148,6 +158,15 @@ class AsymSACPolicy(SACPolicy):
 
     def reset_noise(self, batch_size: int = 1) -> None:
         self.actor.reset_noise(batch_size=batch_size)
+        self._renew_noise()
+
+    def _renew_noise(self) -> None:
+        """Where SB3 has drawn new gSDE noise for ``actor``, the largest, draw it for the other sub-policies too."""
+        largest = self.actor.action_dist.exploration_mat
+        if largest is not self._noise_of_largest:
+            self._noise_of_largest = largest
+            for actor in self.actors[:-1]:
+                actor.reset_noise(batch_size=len(self.actor.action_dist.exploration_matrices))
 
     def set_training_mode(self, mode: bool) -> None:
         if mode == self.training:  # walking through all modules takes as long as an action
@@ -161,8 +180,8 @@ class AsymSACPolicy(SACPolicy):
         """
         The master's choice.
 
-        :param obs: preprocessed observations
-        :param n_obs: how many these are
+        :param obs: preprocessed observations ``(n_obs, …)``
+        :param n_obs: their number
         :return: ``(n_obs,)`` options
         """
         return self.master.q_net._predict(obs).cpu().numpy()
@@ -176,6 +195,8 @@ class AsymSACPolicy(SACPolicy):
         :param deterministic: mean action instead of a sample
         :return: actions in [-1, 1], ``(batch, action_dim)``
         """
+        if self.actor.use_sde and not deterministic:
+            self._renew_noise()
         first = int(options[0])
         if len(options) == 1 or (options == first).all():
             return self._act(first, obs, deterministic)
@@ -211,13 +232,13 @@ class AsymSACPolicy(SACPolicy):
         choose: Chooser | None = None,
     ) -> OptionState:
         """
-        Tick the option clock; ``choose`` (the master, by default) picks where a new option is due.
+        One tick of the option clock: ``choose`` (the master, by default) picks an option wherever a new one is due.
 
-        :param obs: preprocessed observations
-        :param n_envs: how many these are
-        :param state: option state after the last step
-        :param episode_start: where an episode starts
-        :param choose: who picks
+        :param obs: preprocessed observations ``(n_envs, …)``
+        :param n_envs: number of envs
+        :param state: option state after the last step, or None
+        :param episode_start: ``(n_envs,)`` True where an episode starts
+        :param choose: function that picks the options
         :return: option state for the coming step
         """
         pick = choose or self.greedy_options
@@ -244,7 +265,7 @@ class AsymSACPolicy(SACPolicy):
         :param state: an ``OptionState``, ``(option, steps_left)`` with one row per env, or None
         :param episode_start: ``(n_envs,)`` True where an episode starts, so that a new option does
         :param deterministic: mean actions instead of samples; the master's choice is greedy in both cases
-        :param choose: who picks the options instead of the master (see :mod:`sb3_asym.evaluation`)
+        :param choose: function that picks the options in the master's place
         :return: action(s) and the new option state
         """
         if isinstance(observation, tuple):
@@ -273,26 +294,6 @@ class AsymSACPolicy(SACPolicy):
         }
 
 
-class SubPolicyActor(Actor):
-    """
-    A SAC actor beside others. When the exploration noise of the largest is reset (gSDE), so is that of all.
-
-    :param policy: the policy that the actor is part of
-    :param kwargs: arguments of SB3's ``Actor``
-    """
-
-    def __init__(self, policy: AsymSACPolicy, **kwargs: Any):
-        super().__init__(**kwargs)
-        self._siblings = [policy]  # in a list, so that torch does not see a submodule
-
-    def reset_noise(self, batch_size: int = 1) -> None:
-        super().reset_noise(batch_size)
-        policy = self._siblings[0]
-        if self is policy.actor:
-            for actor in policy.actors[:-1]:
-                actor.reset_noise(batch_size)
-
-
 class CnnPolicy(AsymSACPolicy):
     """AsymSACPolicy for images: every network has its own ``NatureCNN``."""
 
@@ -316,58 +317,10 @@ class MlpPolicy(AsymSACPolicy):
 
 def select_rows(obs: PyTorchObs, rows: th.Tensor) -> PyTorchObs:
     """
+    Some rows of a batch of observations.
+
     :param obs: observations ``(batch, …)``
     :param rows: mask ``(batch,)``
-    :return: those rows
+    :return: the rows where the mask is True
     """
     return {key: value[rows] for key, value in obs.items()} if isinstance(obs, dict) else obs[rows]
-
-
-def _sub_net_archs(
-    net_arch: list[int] | dict[str, list[int]] | None, sub_net_archs: NetArchs | None
-) -> tuple[dict[str, list[int]], list[int] | None]:
-    """Hidden layers of each sub-policy, and of the critic where ``net_arch`` names it."""
-    if sub_net_archs is not None:
-        if net_arch is not None:
-            raise ValueError(
-                "Give either net_arch (the small sub-policy is derived) or sub_net_archs in policy_kwargs, not both."
-            )
-        if not isinstance(sub_net_archs, Mapping):
-            raise TypeError(
-                f"sub_net_archs must map names to layers, such as dict(small=[8, 8], large=[64, 64]), got {sub_net_archs!r}."
-            )
-        clashing = sorted(set(sub_net_archs) & set(LOG_SECTIONS))
-        if clashing:
-            raise ValueError(f"A sub-policy cannot be called {clashing[0]!r}: the log has a section of that name.")
-        archs, critic = {name: list(arch) for name, arch in sub_net_archs.items()}, None
-    else:
-        net_arch = [256, 256] if net_arch is None else net_arch
-        large, of_critic = get_actor_critic_arch(net_arch)
-        archs = {"small": [min(max(width // 8, 4), width) for width in large], "large": large}
-        critic = of_critic if isinstance(net_arch, dict) else None
-    for name, arch in archs.items():
-        if name == "" or any(width < 1 for width in arch):
-            raise ValueError(f"A sub-policy needs a name and layers of at least one unit, got {name!r}: {arch}.")
-    return archs, critic
-
-
-def _critic_net_archs(sub_net_archs: dict[str, list[int]], critic: list[int] | NetArchs | None, kind: str) -> list[list[int]]:
-    """Hidden layers of the critics: one for ``kind="shared"``, else one for each sub-policy."""
-    if kind not in CRITICS:
-        raise ValueError(f'critic must be "shared" or "separate", got {kind!r}.')
-    names = list(sub_net_archs)
-    if isinstance(critic, Mapping):
-        if kind == "shared" or set(critic) != set(names):
-            raise ValueError(f"critic_net_arch by name needs critic='separate' and the names {names}, got {critic}.")
-        return [list(critic[name]) for name in names]
-    if kind == "shared":
-        return [list(sub_net_archs[names[-1]] if critic is None else critic)]
-    return [list(sub_net_archs[name] if critic is None else critic) for name in names]
-
-
-def _check_order(names: tuple[str, ...], costs: list[InferenceCost]) -> None:
-    """Sub-policies come cheapest first."""
-    flops = [cost.flops for cost in costs]
-    if flops != sorted(flops):
-        listed = ", ".join(f"{name} {cost}" for name, cost in zip(names, flops, strict=True))
-        raise ValueError(f"Order the sub-policies from cheapest to most expensive; their FLOPs are: {listed}.")

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_asym import AsymSAC
+from sb3_asym.deployment.recording import record
+from sb3_asym.deployment.runners import ModelRunner
 from sb3_asym.export import deployable
-from sb3_asym.export.drivers import ModelDriver
-from sb3_asym.export.recording import record
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 BOX = spaces.Box(-5.0, 5.0, (5,))
@@ -124,7 +124,7 @@ def made(case, n_steps=200):
     agent = deployable(model)
     statistics = model.get_vec_normalize_env()
     env = RandomEnv(model.observation_space, isinstance(model.action_space, spaces.Discrete))
-    recording = record(ModelDriver(model, statistics), agent, env, n_steps=n_steps)
+    recording = record(ModelRunner(model, statistics), agent, env, n_steps=n_steps)
     assert set(recording.options) == set(range(len(agent.sub_policies)))
     return model, agent, recording
 

@@ -71,7 +71,7 @@ class Recorder:
         )
 
     def run_randomly(self, n_steps, warm_up=0):
-        """Random rewards, options and ends; no option drives in the first ``warm_up`` steps."""
+        """Random rewards, options and ends; no option is in force in the first ``warm_up`` steps."""
         n_envs = self.buffer.n_envs
         for step in range(n_steps):
             options = np.full(n_envs, NO_OPTION) if step < warm_up else np.random.randint(0, 2, n_envs)
@@ -127,9 +127,15 @@ def sampled_rows(samples):
     return [(row[0], row[1:]) for row in rows]
 
 
-def assert_samples_are(memory, transitions, costs=None, n_samples=1000):
+def sample_net(memory, n_samples, costs=(0.0, 0.0), env=None):
+    """Option transitions whose rewards have paid the costs per step."""
+    memory.costs = np.array(costs)
+    return memory.sample(n_samples, env=env).net(1.0)
+
+
+def assert_samples_are(memory, transitions, costs=(0.0, 0.0), n_samples=1000):
     """Every sample is one of the transitions, each of which is drawn."""
-    rows = sampled_rows(memory.sample(n_samples, costs=costs))
+    rows = sampled_rows(sample_net(memory, n_samples, costs))
     for start, row in rows:
         assert row == pytest.approx(transitions[start], abs=1e-5)
     assert {start for start, _ in rows} == set(transitions)
@@ -141,7 +147,8 @@ def make_memory(buffer_class=ReplayBuffer, option_length=3, n_envs=1, buffer_siz
     example = (GoalChainEnv if issubclass(buffer_class, DictReplayBuffer) else ChainEnv)()
     spaces = example.observation_space, example.action_space
     buffer = buffer_class(buffer_size * n_envs, *spaces, device="cpu", n_envs=n_envs, **kwargs)
-    return make_option_memory(buffer, option_length=option_length, gamma=GAMMA, recent_steps=recent_steps)
+    costs = np.array([0.25, 1.0])
+    return make_option_memory(buffer, option_length=option_length, gamma=GAMMA, costs=costs, recent_steps=recent_steps)
 
 
 def make_her_memory(n_envs=1, env=None, **kwargs):
@@ -203,7 +210,20 @@ def test_costs_apply_to_what_was_collected_before():
     recorder.step([1.0], [1])
     recorder.step([1.0], [1], ["terminated"])
     for cost, expected in ((0.0, 1.5), (0.2, 0.8 + 0.5 * 0.8), (1.0, 0.0)):
-        assert recorder.memory.sample(1, costs=np.array([9.0, cost])).rewards.item() == pytest.approx(expected)
+        assert sample_net(recorder.memory, 1, (9.0, cost)).rewards.item() == pytest.approx(expected)
+
+
+def test_the_weight_of_the_cost_may_differ_from_row_to_row():
+    """Rewards and costs are apart in a batch: 1.5 earned, and c = 1 paid for 1.5 discounted steps."""
+    recorder = Recorder(make_memory(option_length=3))
+    recorder.step([1.0], [1])
+    recorder.step([1.0], [1], ["terminated"])
+    samples = recorder.memory.sample(3)
+    assert samples.rewards.flatten().tolist() == [1.5] * 3
+    assert samples.costs.flatten().tolist() == [1.5] * 3
+    net = samples.net(th.tensor([[0.0], [0.2], [1.0]]))
+    assert net.rewards.flatten().tolist() == pytest.approx([1.5, 1.2, 0.0])
+    assert th.equal(net.discounts, samples.discounts)
 
 
 def test_options_of_several_envs_run_on_their_own_clocks():
@@ -302,24 +322,24 @@ def test_nothing_can_be_sampled_where_no_recent_step_started_a_complete_option(m
     assert not recorder.memory.can_sample()
 
 
-def test_rewards_are_normalized_after_the_cost_is_subtracted():
+def test_rewards_and_costs_are_normalized_alike_and_the_cost_is_never_clipped():
     env = VecNormalize(DummyVecEnv([ChainEnv]), clip_reward=2.0)
     env.ret_rms.var, env.epsilon = np.array(4.0), 0.0
     env.obs_rms.mean, env.obs_rms.var = np.array([1.0]), np.array([4.0])
     recorder = Recorder(make_memory(option_length=3))
     for reward in (1.0, 3.0, 9.0):
         recorder.step([reward], [1])
-    samples = recorder.memory.sample(1, env=env, costs=np.array([0.0, 0.5]))
-    clipped = 2.0  # of (9 - 0.5) / 2
-    assert samples.rewards.item() == pytest.approx((1.0 - 0.5) / 2 + 0.5 * (3.0 - 0.5) / 2 + 0.25 * clipped)
+    samples = sample_net(recorder.memory, 1, (0.0, 0.5), env)
+    clipped = 2.0  # of 9 / 2
+    assert samples.rewards.item() == pytest.approx((1.0 - 0.5) / 2 + 0.5 * (3.0 - 0.5) / 2 + 0.25 * (clipped - 0.5 / 2))
     first, last = recorder.steps[0][0], recorder.steps[0][2]
     assert samples.observations.item() == pytest.approx((first.obs - 1.0) / 2)
     assert samples.next_observations.item() == pytest.approx((last.next_obs - 1.0) / 2)
 
 
-def her_samples(recorder, n_samples=1000, **kwargs):
+def her_samples(recorder, n_samples=1000, costs=(0.0, 0.0)):
     """Sampled rows as those of ``sampled_rows``, each with its goals before and after."""
-    samples = recorder.memory.sample(n_samples, **kwargs)
+    samples = sample_net(recorder.memory, n_samples, costs)
     goals, next_goals = samples.observations["desired_goal"], samples.next_observations["desired_goal"]
     return list(zip(sampled_rows(samples), goals.flatten().tolist(), next_goals.flatten().tolist(), strict=True))
 

@@ -123,7 +123,7 @@ def test_replay_memory_is_saved_with_its_options(make_agent, tmp_path):
     batches = []
     for model in (agent, loaded):
         set_random_seed(2)
-        batches.append([model.replay_buffer.sample(32), model.option_memory.sample(32, costs=np.array([0.1, 0.2]))])
+        batches.append([model.replay_buffer.sample(32), model.option_memory.sample(32)])
     assert_equal(*batches)
 
 

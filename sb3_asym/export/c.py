@@ -10,12 +10,12 @@ from string import Template
 
 import numpy as np
 
-import sb3_asym
-from sb3_asym.export.activations import ACTIVATIONS, c_float
-from sb3_asym.export.agent import Dense, DeployableAgent, Network
-from sb3_asym.export.quantization import Int8Dense
-from sb3_asym.export.recording import Recording
+from sb3_asym.deployment.activations import ACTIVATIONS, c_float
+from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
+from sb3_asym.deployment.recording import Recording
 from sb3_asym.export.report import tolerances
+from sb3_asym.quantization.schemes import Int8Dense
+from sb3_asym.versions import __version__
 
 INDENT = " " * 4
 
@@ -24,15 +24,15 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     """
     Write ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``.
 
-    :param agent: what to run
-    :param recording: what the self-test replays
-    :param folder: where to
-    :param prefix: of all names that are visible outside
+    :param agent: the agent
+    :param recording: steps that the self-test replays
+    :param folder: folder to write to
+    :param prefix: prefix of all names that are visible outside
     :raises ValueError: if the prefix is not a C identifier
     """
     if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
-    names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": sb3_asym.__version__}
+    names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": __version__}
     (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent)))
     (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper())))
     (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
@@ -40,8 +40,10 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
 
 def fill(template: str, **values: str | int) -> str:
     """
+    A template with its names filled in.
+
     :param template: file in ``templates``
-    :param values: what stands for each ``$name``
+    :param values: text for each ``$name``
     :return: the text
     """
     text = files("sb3_asym.export").joinpath("templates", template).read_text()
@@ -119,7 +121,7 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
         "n_actor_outputs": outputs[0],
         "normalize": normalize,
         "choose": _choose(agent, x, prefix),
-        "drive": _drive(agent, x),
+        "run_option": _run_option(agent, x),
         "act": _act(agent, outputs[0], prefix),
     }
 
@@ -135,7 +137,7 @@ def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
     )
 
 
-def _drive(agent: DeployableAgent, x: str) -> str:
+def _run_option(agent: DeployableAgent, x: str) -> str:
     last = len(agent.sub_policies) - 1
     branches = [f"if (option == {i})\n{INDENT * 2}network_{i}({x}, y);\n{INDENT}else " for i in range(last)]
     call = f"network_{last}({x}, y);\n"

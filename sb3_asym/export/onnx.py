@@ -13,11 +13,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-import sb3_asym
-from sb3_asym.export.activations import ACTIVATIONS
-from sb3_asym.export.agent import Dense, DeployableAgent, Network
-from sb3_asym.export.quantization import Int8Dense
-from sb3_asym.export.report import versions
+from sb3_asym.deployment.activations import ACTIVATIONS
+from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
+from sb3_asym.quantization.schemes import Int8Dense
+from sb3_asym.versions import __version__, versions
 
 OPSET = 21
 IR_VERSION = 10
@@ -182,7 +181,7 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
         _rename(graph, graph.choose(due, *branches), "option")
     left = graph.add("Where", due, np.array([agent.option_length]), "steps_left_in")
     _rename(graph, graph.add("Sub", left, np.ones(1, dtype=np.int64)), "steps_left")
-    _rename(graph, _drive(graph, agent, x, 0), "action")
+    _rename(graph, _run_option(graph, agent, x, 0), "action")
     state = [_value(name, [1], TensorProto.INT64) for name in ("option_in", "steps_left_in")]
     outputs = [
         _value("action", [1, agent.action_dim]),
@@ -192,7 +191,7 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
     return _model(agent, graph.finish([*_inputs(agent, 1), *state], outputs))
 
 
-def _drive(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
+def _run_option(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
     """The action of the option in force, which is ``first`` or one after it."""
     if first == len(agent.sub_policies) - 1:
         return _action(graph, agent, _network(graph, agent.sub_policies[first], x))
@@ -200,7 +199,7 @@ def _drive(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
     this, rest = Graph(f"option{first}"), Graph(f"after{first}")
     actions = [
         _action(this, agent, _network(this, agent.sub_policies[first], x)),
-        _drive(rest, agent, x, first + 1),
+        _run_option(rest, agent, x, first + 1),
     ]
     outputs = [_value(name, [1, agent.action_dim]) for name in actions]
     return graph.choose(is_first, this.finish([], outputs[:1]), rest.finish([], outputs[1:]))
@@ -290,7 +289,7 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="sb3-asym",
-        producer_version=sb3_asym.__version__,
+        producer_version=__version__,
     )
     helper.set_model_props(
         model,

@@ -1,15 +1,13 @@
 """What an export does to the agent: return with the exported agent in the loop, choices, actions, bytes."""
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
-from sb3_asym.export.agent import DeployableAgent
-from sb3_asym.export.drivers import Driver
-from sb3_asym.export.recording import Recording, replay
+from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.recording import Recording, replay
+from sb3_asym.deployment.runners import Runner
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class ExportReport:
     :param precision: by network
     :param n_bytes: bytes of the numbers of each network
     :param fp32_bytes: likewise in fp32
-    :param n_episodes: episodes driven by each of both; 0 where no env was named
+    :param n_episodes: episodes of each of both; 0 where no env was named
     :param mean_reward: mean return with the exported agent in the loop
     :param std_reward: its standard deviation over the episodes
     :param model_mean_reward: mean return of the model itself, over episodes with the same seeds
@@ -128,24 +126,13 @@ def tolerances(agent: DeployableAgent, actions: np.ndarray) -> np.ndarray:
     return tolerance * np.maximum(1, np.abs(actions).max(0))
 
 
-def count_failures(agent: DeployableAgent, driver: Driver, recording: Recording) -> int:
+def count_failures(agent: DeployableAgent, runner: Runner, recording: Recording) -> int:
     """
     :param agent: that was exported
-    :param driver: of the export
+    :param runner: runner of the export
     :param recording: what its self-test replays
     :return: steps in which option or action are not as recorded
     """
-    options, actions = replay(driver, agent, recording)
+    options, actions = replay(runner, agent, recording)
     within = np.abs(actions - recording.actions) <= tolerances(agent, recording.actions)
     return int(np.count_nonzero((options != recording.options) | ~within.all(1)))
-
-
-def versions() -> dict[str, str]:
-    """
-    :return: of the packages that an export depends on, where they are installed
-    """
-    found = {}
-    for package in ("sb3-asym", "stable-baselines3", "torch", "onnx", "onnxruntime"):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -10,7 +10,7 @@ import gymnasium as gym
 import rl_zoo3.exp_manager
 from stable_baselines3.common.utils import get_device
 
-from sb3_asym.zoo import find_envs
+from sb3_asym.envs import find_envs
 
 
 @dataclass(frozen=True)

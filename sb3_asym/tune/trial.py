@@ -12,9 +12,10 @@ import rl_zoo3.exp_manager
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_asym.asym_sac import AsymSAC
+from sb3_asym.envs import find_envs
 from sb3_asym.evaluation import EvaluationReport, evaluate
 from sb3_asym.tune.settings import TuneSettings
-from sb3_asym.zoo import ALGO, find_envs, register
+from sb3_asym.zoo import ALGO, register
 from sb3_asym.zoo.experiment import AsymExperimentManager
 
 SIZES = {"small": (4, 8, 16, 32), "large": (64, 128, 256)}

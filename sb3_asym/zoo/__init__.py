@@ -8,14 +8,14 @@ commands too (see ``examples/custom_envs.py``).
 import runpy
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
+from sb3_asym.envs import find_envs
 
 ALGO = "asym_sac"
 VERBS = {
@@ -31,14 +31,12 @@ VERBS = {
     "load_from_hub": "rl_zoo3.load_from_hub",
 }
 """The Zoo's commands and where they live."""
-ENV_PACKAGES = ("gymnasium_robotics", "shimmy")
-"""Packages that register envs when they are imported, for some of which we bring hyperparameters."""
 
 
 def register() -> None:
     """
     Make ``asym_sac`` known to the RL Zoo: the algorithm, its search space, and our hyperparameters where none are named.
-    Envs on the command line that are not registered yet are looked for in ``ENV_PACKAGES``.
+    Envs on the command line that are not registered yet are looked for (:func:`sb3_asym.envs.find_envs`).
 
     :raises ImportError: if the Zoo is not installed
     """
@@ -49,7 +47,7 @@ def register() -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    from sb3_asym import AsymSAC
+    from sb3_asym.asym_sac import AsymSAC
     from sb3_asym.zoo.experiment import AsymExperimentManager
     from sb3_asym.zoo.search_space import convert_asym_sac_params, sample_asym_sac_params
 
@@ -76,18 +74,6 @@ def run(verb: str, arguments: Sequence[str]) -> None:
     # The Zoo's plots import each other; that one of them is run as well does no harm.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
     runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
-
-
-def find_envs(env_ids: Iterable[str]) -> None:
-    """
-    Import the packages that may know envs which are not registered yet (``ENV_PACKAGES``).
-
-    :param env_ids: Gymnasium ids
-    """
-    if any(env_id not in gym.registry for env_id in env_ids):
-        for package in ENV_PACKAGES:
-            if find_spec(package) is not None:
-                import_module(package)
 
 
 def _mend_push_to_hub() -> None:

@@ -39,7 +39,7 @@ int ${prefix}_step(${prefix}_state_t *state, const float *obs, float *action)
     int steps_left = state->steps_left;
     if (!all_finite(obs, ${PREFIX}_OBS_DIM))
         return hold(state, action, ${PREFIX}_BAD_OBSERVATION);
-$normalize$choose$drive    if (!all_finite(y, $n_actor_outputs))
+$normalize$choose$run_option    if (!all_finite(y, $n_actor_outputs))
         return hold(state, action, ${PREFIX}_BAD_ACTION);
 $act    state->option = option;
     state->steps_left = steps_left - 1;

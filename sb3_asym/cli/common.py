@@ -1,0 +1,105 @@
+"""Options and steps that several commands share."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_asym.asym_sac import AsymSAC
+from sb3_asym.deployment.recording import SampledObservations
+from sb3_asym.envs import find_vec_normalize, load_vec_normalize, make_single_vec_env
+
+Model = Annotated[Path, typer.Argument(help="The agent: a zip file that AsymSAC.save wrote.")]
+Env = Annotated[str, typer.Option("--env", help="Gymnasium id of the env, such as Pendulum-v1.")]
+EnvKwargs = Annotated[str, typer.Option(help="Arguments of the env as JSON, such as '{\"frame_skip\": 2}'.")]
+Normalization = Annotated[
+    Path | None,
+    typer.Option("--vec-normalize", help="Statistics that VecNormalize.save wrote; those saved beside the agent by default."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the env.")]
+JsonReport = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this JSON file.")]
+
+
+def load_agent(path: Path) -> AsymSAC:
+    """
+    The agent of a command.
+
+    :param path: file that ``AsymSAC.save`` wrote
+    :return: the agent, on the CPU
+    """
+    return AsymSAC.load(path, device="cpu")
+
+
+def make_normalized_env(env_id: str, env_kwargs: str, model: Path, statistics: Path | None) -> VecEnv:
+    """
+    The env of a command, normalized as the agent's was.
+
+    :param env_id: Gymnasium id
+    :param env_kwargs: arguments of the env as JSON
+    :param model: path to the agent
+    :param statistics: path to the statistics of VecNormalize; by default those saved beside the agent
+    :return: the env, with statistics that do not change, if there are any
+    """
+    env = make_single_vec_env(env_id, **parse_env_kwargs(env_kwargs))
+    statistics = find_statistics(model, statistics)
+    return env if statistics is None else load_vec_normalize(statistics, env)
+
+
+def load_statistics(agent: BaseAlgorithm, model: Path, statistics: Path | None) -> VecNormalize | None:
+    """
+    Statistics of VecNormalize without the env.
+
+    :param agent: the agent
+    :param model: path to it
+    :param statistics: path to the statistics; by default those saved beside the agent
+    :return: the statistics, or None
+    """
+    statistics = find_statistics(model, statistics)
+    return None if statistics is None else load_vec_normalize(statistics, DummyVecEnv([lambda: SampledObservations(agent)]))
+
+
+def find_statistics(model: Path, given: Path | None) -> Path | None:
+    """
+    The statistics that belong to an agent, with a line where they were not named.
+
+    :param model: path to the agent
+    :param given: path that was named
+    :return: path to the statistics, or None
+    """
+    found = given or find_vec_normalize(model)
+    if found is not None and given is None:
+        typer.echo(f"Observations are normalized with {found}.", err=True)
+    return found
+
+
+def parse_env_kwargs(text: str) -> dict[str, Any]:
+    """
+    Arguments of an env.
+
+    :param text: JSON
+    :return: values by name
+    :raises ValueError: if it is no JSON object
+    """
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"--env-kwargs must be JSON such as '{{\"frame_skip\": 2}}', got {text!r}.")
+    return parsed
+
+
+def write_report(report: Any, output: Path | None) -> None:
+    """
+    Write a report as JSON, if that is wanted.
+
+    :param report: a report with ``to_dict``
+    :param output: file, or None
+    """
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        typer.echo(f"Report: {output}")

@@ -1,0 +1,7 @@
+"""What runs on the robot, from any SB3 agent: plain layers, their runners, recorded episodes, and saved models."""
+
+from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.from_sb3 import deployable
+from sb3_asym.deployment.loading import load_model
+
+__all__ = ["DeployableAgent", "deployable", "load_model"]

@@ -1,0 +1,151 @@
+"""The deployable form of SB3's models and our own: what ``predict(deterministic=True)`` runs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import Actor as SACActor
+from stable_baselines3.td3.policies import Actor as TD3Actor
+from torch import nn
+
+from sb3_asym.deployment.activations import ACTIVATIONS
+from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization, ObservationPart
+from sb3_asym.policies import AsymSACPolicy
+
+
+def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> DeployableAgent:
+    """
+    The deployable form of an SB3 model.
+
+    :param model: an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model
+    :param vec_normalize: statistics to fold in; those of the model's own env by default
+    :return: its layers, input normalization and the way to its actions
+    :raises ValueError: if the model has parts that cannot be deployed in this form
+    """
+    policy: Any = model.policy
+    observations = _observation_parts(model.observation_space)
+    if isinstance(policy, AsymSACPolicy):
+        networks = []
+        for name, actor in zip(policy.option_names, policy.actors, strict=True):
+            networks.append(_network(name, actor, actor.latent_pi, actor.mu, nn.Tanh()))
+        master = _network("master", policy.master.q_net, policy.master.q_net.q_net)
+        option_length = policy.option_length
+    else:
+        networks, master, option_length = [_plain_network(policy)], None, 1
+    output, low, high = _output(model.action_space, policy)
+    return DeployableAgent(
+        algorithm=type(model).__name__,
+        sub_policies=tuple(networks),
+        master=master,
+        option_length=option_length,
+        observations=observations,
+        is_dict=isinstance(model.observation_space, spaces.Dict),
+        normalization=_normalization(observations, vec_normalize or model.get_vec_normalize_env()),
+        output=output,
+        low=low,
+        high=high,
+    )
+
+
+def _plain_network(policy: Any) -> Network:
+    """The network that ``predict(deterministic=True)`` runs of an SB3 policy that does not switch."""
+    if isinstance(policy, DQNPolicy):
+        return _network("policy", policy.q_net, policy.q_net.q_net)
+    if isinstance(policy, ActorCriticPolicy):
+        squash = [nn.Tanh()] if policy.squash_output else []
+        return _network("policy", policy, policy.mlp_extractor.policy_net, policy.action_net, *squash)
+    actor: Any = getattr(policy, "actor", None)
+    if isinstance(actor, TD3Actor):
+        return _network("policy", actor, actor.mu)
+    if isinstance(actor, SACActor) or type(actor).__module__.startswith("sb3_contrib.tqc"):
+        return _network("policy", actor, actor.latent_pi, actor.mu, nn.Tanh())
+    raise ValueError(f"A {type(policy).__module__}.{type(policy).__name__} has no deployable form here.")
+
+
+def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
+    """Dense layers with their activations, from torch modules that run one after the other."""
+    extractor = getattr(owner, "pi_features_extractor", None) or owner.features_extractor
+    if not isinstance(extractor, FlattenExtractor | CombinedExtractor) or any(True for _ in extractor.parameters()):
+        raise ValueError(
+            f"The features extractor {type(extractor).__name__} of {name} cannot be exported: only flat inputs can."
+        )
+    layers: list[Dense] = []
+    for module in _flat(modules):
+        if isinstance(module, nn.Linear):
+            bias = np.zeros(module.out_features, dtype=np.float32) if module.bias is None else _array(module.bias)
+            layers.append(Dense(_array(module.weight), bias, ()))
+        elif layers and type(module) in ACTIVATIONS and ACTIVATIONS[type(module)].supports(module):
+            layers[-1] = replace(layers[-1], activations=(*layers[-1].activations, module))
+        else:
+            supported = ", ".join(["Linear", *(kind.__name__ for kind in ACTIVATIONS)])
+            layer = " ".join(str(module).split())
+            raise ValueError(f"The layer {layer} of {name} cannot be exported; these can: {supported}.")
+    if [layer.weight.shape[1] for layer in layers] != [extractor.features_dim, *(len(layer.bias) for layer in layers[:-1])]:
+        raise ValueError(f"The layers of {name} are no plain chain from the observation on: {name} cannot be exported.")
+    return Network(name, tuple(layers))
+
+
+def _flat(modules: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
+    """Modules within modules, in order, without those that do nothing in deployment."""
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            yield from _flat(tuple(module))
+        elif not isinstance(module, nn.Identity | nn.Flatten | nn.Dropout):
+            yield module
+
+
+def _observation_parts(space: gym.Space) -> tuple[ObservationPart, ...]:
+    """The parts of an observation, in the order in which SB3 concatenates them."""
+    parts: list[ObservationPart] = []
+    offset = 0
+    for name, part in space.spaces.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
+        if not isinstance(part, spaces.Box | spaces.MultiBinary) or is_image_space(part):
+            raise ValueError(f"Observations of the space {part} cannot be exported: only vectors of numbers can.")
+        size = int(np.prod(part.shape))
+        parts.append(ObservationPart(name, tuple(part.shape), offset, size))
+        offset += size
+    return tuple(parts)
+
+
+def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None) -> Normalization | None:
+    if env is None or not env.norm_obs:
+        return None
+    size = sum(part.size for part in parts)
+    mean, gain, clip = np.zeros(size), np.ones(size), np.full(size, np.finfo(np.float32).max)
+    for part in parts:
+        statistics: Any = env.obs_rms
+        if isinstance(statistics, dict):
+            if part.name not in statistics:
+                continue
+            statistics = statistics[part.name]
+        where = slice(part.offset, part.offset + part.size)
+        mean[where] = statistics.mean.ravel()
+        gain[where] = 1 / np.sqrt(statistics.var.ravel() + env.epsilon)
+        clip[where] = env.clip_obs
+    return Normalization(*(values.astype(np.float32) for values in (mean, gain, clip)))
+
+
+def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    """How outputs become actions, and the bounds of these."""
+    if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            raise ValueError(f"Actions of the space {space} cannot be exported: they must start at 0.")
+        return "argmax", np.zeros(1, dtype=np.float32), np.full(1, space.n - 1, dtype=np.float32)
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"Actions of the space {space} cannot be exported: only Box and Discrete can.")
+    low, high = (bound.astype(np.float32).ravel() for bound in (space.low, space.high))
+    return ("unscale" if policy.squash_output else "clip"), low, high
+
+
+def _array(parameter: th.Tensor) -> np.ndarray:
+    return parameter.detach().cpu().numpy().astype(np.float32)

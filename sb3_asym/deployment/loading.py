@@ -1,0 +1,63 @@
+"""Saved models, loaded without being told which algorithm trained them."""
+
+import json
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_asym.checks import check_file, read_model_data
+
+ALGORITHMS = {
+    "sb3_asym.": ("sb3_asym.asym_sac", "AsymSAC"),
+    "stable_baselines3.sac": ("stable_baselines3", "SAC"),
+    "stable_baselines3.td3": ("stable_baselines3", "TD3"),  # DDPG's policy is TD3's
+    "stable_baselines3.dqn": ("stable_baselines3", "DQN"),
+    "sb3_contrib.tqc": ("sb3_contrib", "TQC"),
+    "sb3_contrib.qrdqn": ("sb3_contrib", "QRDQN"),
+}
+
+
+def load_model(path: str | Path) -> BaseAlgorithm:
+    """
+    A saved model of whichever algorithm, without replay buffer and env.
+
+    :param path: file that ``save`` of an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model wrote
+    :return: the model, on the CPU
+    :raises ValueError: if the file is not such a model, is damaged, or was made with OpenAI Gym, which is not installed
+    :raises FileNotFoundError: if there is no such file
+    """
+    check_file(path)
+    _check_that_gymnasium_made(Path(path))
+    data = read_model_data(path)
+    module = getattr(data.get("policy_class"), "__module__", "unknown")
+    on_policy = ("stable_baselines3", "PPO" if "clip_range" in data else "A2C")
+    for start, (package, name) in {**ALGORITHMS, "stable_baselines3.common.policies": on_policy}.items():
+        if module.startswith(start):
+            algorithm = getattr(import_module(package), name)
+            # HER's replay buffer would ask for the env; none is needed here.
+            memory: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
+            return algorithm.load(path, device="cpu", **(memory if issubclass(algorithm, OffPolicyAlgorithm) else {}))
+    raise ValueError(f"{path} has a policy of {module}, which has no deployable form here.")
+
+
+def _check_that_gymnasium_made(path: Path) -> None:
+    """Refuse spaces of OpenAI Gym, which SB3 cannot read where that is not installed."""
+    if find_spec("gym") is not None:
+        return
+    try:
+        with ZipFile(path if path.is_file() else f"{path}.zip") as archive:
+            attributes = json.loads(archive.read("data"))
+    except (BadZipFile, KeyError, ValueError):  # not a model at all, which is for the loader to say
+        return
+    kinds = [str(value.get(":type:")) for value in attributes.values() if isinstance(value, dict)]
+    if any("'gym." in kind for kind in kinds):
+        raise ValueError(
+            f"{path} was saved with OpenAI Gym, which is not installed: load it once with custom_objects="
+            "dict(observation_space=env.observation_space, action_space=env.action_space) for an env of gymnasium.make, "
+            "save it again, and use that file."
+        )

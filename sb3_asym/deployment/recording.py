@@ -1,0 +1,168 @@
+"""Recorded rollouts: for self-tests to replay, for the calibration of int8, and for reports."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.runners import Runner
+
+
+@dataclass(frozen=True)
+class Recording:
+    """
+    Steps of a runner in an env.
+
+    :param observations: ``(n_steps, obs_dim)`` float32, flat, as the env gave them
+    :param episode_starts: ``(n_steps,)`` True where an episode starts
+    :param options: ``(n_steps,)`` in force
+    :param actions: ``(n_steps, action_dim)`` float32
+    :param returns: ``(n_episodes,)`` of the episodes that ended
+    """
+
+    observations: np.ndarray
+    episode_starts: np.ndarray
+    options: np.ndarray
+    actions: np.ndarray
+    returns: np.ndarray
+
+    def choices(self, option_length: int) -> np.ndarray:
+        """
+        The steps at which the master chose.
+
+        :param option_length: env steps for which a choice is held
+        :return: ``(n_choices,)`` indices of the steps
+        """
+        steps = np.arange(len(self.options))
+        age = steps - np.maximum.accumulate(np.where(self.episode_starts, steps, 0))
+        return np.flatnonzero(age % option_length == 0)
+
+    def head(self, n_steps: int) -> "Recording":
+        """
+        The first steps.
+
+        :param n_steps: number of steps
+        :return: those steps
+        """
+        return Recording(*(values[:n_steps] for values in vars(self).values()))
+
+    def first_episode(self) -> "Recording":
+        """
+        The first episode.
+
+        :return: its steps
+        """
+        starts = np.flatnonzero(self.episode_starts)
+        return self.head(int(starts[1]) if len(starts) > 1 else len(self.options))
+
+
+def record(
+    runner: Runner,
+    agent: DeployableAgent,
+    env: gym.Env,
+    n_episodes: int | None = None,
+    n_steps: int | None = None,
+    seed: int = 0,
+    on_episode: Callable[[], Any] | None = None,
+) -> Recording:
+    """
+    Run an agent in an env until a number of episodes or of steps, whichever comes first, is over.
+
+    :param runner: the runner
+    :param agent: the agent, which knows how observations are flattened
+    :param env: not vectorized; episode ``i`` is seeded with ``seed + i``
+    :param n_episodes: number of episodes, or None
+    :param n_steps: number of steps, which may end in the middle of an episode, or None
+    :param seed: seed of the env
+    :param on_episode: called after each episode
+    :return: the steps
+    """
+    observations: list[np.ndarray] = []
+    starts: list[bool] = []
+    options: list[int] = []
+    actions: list[np.ndarray] = []
+    returns: list[float] = []
+    while (n_episodes is None or len(returns) < n_episodes) and (n_steps is None or len(options) < n_steps):
+        observation, _ = env.reset(seed=seed + len(returns))
+        runner.reset()
+        done, total = False, 0.0
+        starts.append(True)
+        while not done and (n_steps is None or len(options) < n_steps):
+            option, action = runner.step(observation)
+            observations.append(agent.flatten(observation))
+            options.append(option)
+            actions.append(action)
+            observation, reward, terminated, truncated, _ = env.step(env_action(env.action_space, action))
+            total += float(reward)
+            done = terminated or truncated
+            starts.append(done)
+        starts.pop()
+        if done:
+            returns.append(total)
+            if on_episode is not None:
+                on_episode()
+    return Recording(np.array(observations), np.array(starts), np.array(options), np.array(actions), np.array(returns))
+
+
+def replay(runner: Runner, agent: DeployableAgent, recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Run an agent on recorded observations.
+
+    :param runner: the runner
+    :param agent: the agent, which knows how observations are flattened
+    :param recording: steps whose observations the runner gets
+    :return: ``(n_steps,)`` its options and ``(n_steps, action_dim)`` its actions
+    """
+    options, actions = [], []
+    for observation, start in zip(recording.observations, recording.episode_starts, strict=True):
+        if start:
+            runner.reset()
+        option, action = runner.step(agent.unflatten(observation))
+        options.append(option)
+        actions.append(action)
+    return np.array(options), np.array(actions)
+
+
+def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
+    """
+    An action in the form that the env takes.
+
+    :param space: action space of the env
+    :param action: ``(action_dim,)``, flat
+    :return: the action
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(action[0])
+    return action.reshape(space.shape).astype(space.dtype)
+
+
+class SampledObservations(gym.Env):
+    """
+    Stands in for the env where none was named: observations are drawn from their space.
+
+    :param model: the model that has its spaces
+    """
+
+    def __init__(self, model: BaseAlgorithm):
+        self.observation_space, self.action_space = _samplable(model.observation_space), model.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: object) -> tuple:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def _samplable(space: gym.Space) -> gym.Space:
+    """Bounds that stand for none, such as the greatest float, would be sampled up to."""
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict({key: _samplable(part) for key, part in space.spaces.items()})
+    if not isinstance(space, gym.spaces.Box) or space.dtype.kind != "f":
+        return space
+    low, high = np.where(space.low < -1e6, -np.inf, space.low), np.where(space.high > 1e6, np.inf, space.high)
+    return gym.spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype)

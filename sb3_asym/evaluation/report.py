@@ -1,0 +1,73 @@
+"""What an evaluation found, for people and as plain data."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sb3_asym.text_table import text_table
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """
+    One way to choose the options, measured over episodes. ``str(report)`` is a table with all that it was compared to.
+
+    :param name: "agent" (the master chooses), "random switching" or "<sub-policy> alone"
+    :param mean_reward: mean return of an episode
+    :param std_reward: its standard deviation over the episodes
+    :param n_episodes: episodes measured
+    :param mean_length: mean env steps of an episode
+    :param option_use: share of env steps in which each sub-policy acted
+    :param flops_per_inference: mean FLOPs per env step, the master's share included
+    :param flops_reduction: 1 − those FLOPs ÷ the FLOPs of the most expensive sub-policy alone
+    :param mean_option_length: mean env steps between two choices
+    :param switches_per_episode: mean number of changes of the sub-policy in an episode
+    :param episode_rewards: return of each episode
+    :param comparisons: reports of the other ways to choose, over episodes with the same seeds
+    """
+
+    name: str
+    mean_reward: float
+    std_reward: float
+    n_episodes: int
+    mean_length: float
+    option_use: dict[str, float]
+    flops_per_inference: float
+    flops_reduction: float
+    mean_option_length: float
+    switches_per_episode: float
+    episode_rewards: tuple[float, ...]
+    comparisons: tuple["EvaluationReport", ...] = ()
+
+    @property
+    def macs_per_inference(self) -> float:
+        """Mean multiply-accumulates per env step."""
+        return self.flops_per_inference / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        The report and its comparisons.
+
+        :return: everything as plain data, ready for JSON
+        """
+        comparisons = [report.to_dict() for report in self.comparisons]
+        own = {**asdict(replace(self, comparisons=())), "macs_per_inference": self.macs_per_inference}
+        return {**own, "comparisons": comparisons}
+
+    def __str__(self) -> str:
+        names = list(self.option_use)
+        header = ["", "return", "± std", *(f"{name} use" for name in names), "FLOPs", "MACs", "reduction", "switches"]
+        rows = []
+        for report in (self, *self.comparisons):
+            numbers = [
+                report.name,
+                f"{report.mean_reward:.1f}",
+                f"{report.std_reward:.1f}",
+                *(f"{report.option_use[name]:.1%}" for name in names),
+                f"{report.flops_per_inference:,.0f}",
+                f"{report.macs_per_inference:,.0f}",
+                f"{report.flops_reduction:.1%}",
+                f"{report.switches_per_episode:.1f}",
+            ]
+            rows.append(numbers)
+        note = f"{self.n_episodes} episodes each; FLOPs and MACs per inference, switches per episode."
+        return f"{text_table(header, rows)}\n{note}"

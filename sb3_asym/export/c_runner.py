@@ -1,0 +1,124 @@
+"""Exported C on this machine: compiled, run and timed."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.recording import Recording
+from sb3_asym.deployment.runners import Observation, Runner
+from sb3_asym.export.c import fill, write_c
+
+C_FLAGS = ("-std=c99", "-O3", "-march=native")
+N_ROUNDS = 20
+
+
+class CFormat:
+    """
+    C99.
+
+    :param prefix: prefix of the names in the code
+    """
+
+    name = "c"
+
+    def __init__(self, prefix: str = "asym"):
+        self.prefix = prefix
+
+    def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        return agent.n_bytes
+
+    def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
+        write_c(agent, recording, folder, self.prefix)
+
+    def runner(self, agent: DeployableAgent, folder: Path) -> Runner:
+        return CRunner(agent, folder, self.prefix)
+
+    def latencies(self, agent: DeployableAgent, folder: Path, observations: np.ndarray) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as build:
+            command = self.replay_command(folder, Path(build), observations, N_ROUNDS)
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return np.array(printed.split(), dtype=np.float64)
+
+    def source(self, folder: Path) -> Path:
+        """
+        The source file with the agent.
+
+        :param folder: folder with the code
+        :return: path to the file
+        """
+        return folder / f"{self.prefix}_policy.c"
+
+    def replay_command(
+        self, folder: Path, build: Path, observations: np.ndarray, n_rounds: int, compiler: Sequence[str] | None = None
+    ) -> list[str]:
+        """
+        A program that replays observations and prints the time of each step; with one more argument it only replays them.
+
+        :param folder: folder with the code
+        :param build: folder for the program
+        :param observations: ``(n_steps, obs_dim)``
+        :param n_rounds: number of rounds over the observations
+        :param compiler: compiler and its flags; by default the system's, optimizing for this machine
+        :return: the command
+        """
+        compiler = compiler or (c_compiler(), *C_FLAGS)
+        (build / "replay.c").write_text(fill("replay.c", prefix=self.prefix, PREFIX=self.prefix.upper()))
+        observations.astype(np.float32).tofile(build / "observations")
+        sources = [build / "replay.c", self.source(folder)]
+        subprocess.run([*compiler, "-I", folder, *sources, "-o", build / "replay", "-lm"], check=True)
+        return [str(build / "replay"), str(build / "observations"), str(len(observations)), str(n_rounds)]
+
+
+class CRunner:
+    """
+    The exported C code, compiled here into a library.
+
+    :param agent: the agent that was exported
+    :param folder: folder with the code
+    :param prefix: prefix of the names in the code
+    :raises FileNotFoundError: if there is no C compiler
+    """
+
+    def __init__(self, agent: DeployableAgent, folder: Path, prefix: str = "asym"):
+        self.agent = agent
+        self._build = tempfile.TemporaryDirectory()
+        library = Path(self._build.name) / "policy.so"
+        source = folder / f"{prefix}_policy.c"
+        subprocess.run([c_compiler(), *C_FLAGS, "-shared", "-fPIC", "-o", library, source, "-lm"], check=True)
+        loaded = ctypes.CDLL(str(library))
+        self._reset, self._step = loaded[f"{prefix}_reset"], loaded[f"{prefix}_step"]
+
+        class State(ctypes.Structure):
+            _fields_ = [("option", ctypes.c_int), ("steps_left", ctypes.c_int), ("action", ctypes.c_float * agent.action_dim)]
+
+        self._state, self._action = State(), np.zeros(agent.action_dim, dtype=np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        self._reset(ctypes.byref(self._state))
+
+    def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        flat = self.agent.flatten(observation)
+        pointers = (ctypes.c_void_p(array.ctypes.data) for array in (flat, self._action))
+        option = self._step(ctypes.byref(self._state), *pointers)
+        return option, self._action.copy()
+
+
+def c_compiler() -> str:
+    """
+    The C compiler of this machine.
+
+    :return: the compiler that ``CC`` names, or the system's
+    :raises FileNotFoundError: if there is none
+    """
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return name
+    raise FileNotFoundError("There is no C compiler here (tried $CC, cc, gcc, clang).")

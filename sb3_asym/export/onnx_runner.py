@@ -1,0 +1,64 @@
+"""Exported ONNX in ONNX Runtime. Needs the extra ``export`` (onnx, onnxruntime)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.recording import Recording
+from sb3_asym.deployment.runners import Observation, Runner, step_latencies
+from sb3_asym.export.onnx import network_bytes, open_session, write_onnx
+
+
+class OnnxFormat:
+    """ONNX."""
+
+    name = "onnx"
+
+    def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        return {network.name: network_bytes(network) for network in agent.networks}
+
+    def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
+        write_onnx(agent, folder)
+
+    def runner(self, agent: DeployableAgent, folder: Path) -> Runner:
+        return OnnxRunner(agent, folder)
+
+    def latencies(self, agent: DeployableAgent, folder: Path, observations: np.ndarray) -> np.ndarray:
+        return step_latencies(OnnxRunner(agent, folder), agent, observations)
+
+
+class OnnxRunner:
+    """
+    The exported ``policy.onnx`` in ONNX Runtime, on one thread. Its inputs and outputs are bound to arrays once, which
+    takes a third off the time of a step.
+
+    :param agent: the agent that was exported
+    :param folder: folder with ``policy.onnx``
+    """
+
+    def __init__(self, agent: DeployableAgent, folder: Path):
+        self.agent = agent
+        self._session = open_session(folder / "policy.onnx")
+        self._binding = self._session.io_binding()
+        self._arrays: dict[str, np.ndarray] = {}
+        for bind, values in (
+            (self._binding.bind_input, self._session.get_inputs()),
+            (self._binding.bind_output, self._session.get_outputs()),
+        ):
+            for value in values:
+                array = np.zeros(value.shape, dtype=np.int64 if value.type == "tensor(int64)" else np.float32)
+                bind(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+                self._arrays[value.name] = array
+        self.reset()
+
+    def reset(self) -> None:
+        self._arrays["option_in"][:] = self._arrays["steps_left_in"][:] = 0
+
+    def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        for part in self.agent.observations:
+            self._arrays[part.name][0] = observation[part.name] if isinstance(observation, dict) else observation
+        self._session.run_with_iobinding(self._binding)
+        for name in ("option", "steps_left"):
+            self._arrays[f"{name}_in"][:] = self._arrays[name]
+        return int(self._arrays["option"][0]), self._arrays["action"][0].copy()

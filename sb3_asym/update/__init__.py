@@ -1,0 +1,1 @@
+"""One gradient step of all sub-policies and of the master: in plain torch, or as compiled graphs."""

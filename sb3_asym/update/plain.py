@@ -1,0 +1,133 @@
+"""The plain update: losses and optimizer steps of every sub-policy, in plain torch."""
+
+from collections.abc import Callable, Sequence
+
+import torch as th
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+
+from sb3_asym.buffers import Batch
+from sb3_asym.update.agent import Agent
+from sb3_asym.update.losses import critic_loss, entropy_loss, soft_value
+
+
+class PlainUpdate:
+    """
+    One gradient step of every sub-policy on one batch, in plain torch. Works with any network, optimizer and gSDE.
+
+    With separate critics it is SB3's ``SAC.train`` for each sub-policy in turn. With a shared critic, the target at s'
+    takes the action of the sub-policy that the master would choose there, so that the critic values the agent that is
+    deployed, and every actor improves against it.
+
+    :param agent: the agent that learns
+    """
+
+    def __init__(self, agent: Agent):
+        self.agent = agent
+        policy = agent.policy
+        self.batch_norm_stats = get_parameters_by_name(policy.critics, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(policy.critic_targets, ["running_"])
+
+    def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+        """
+        One gradient step.
+
+        :param batch: primitive transitions
+        :param update_targets: whether to move the target critics too
+        :return: losses and entropy coefficients by name, one for each sub-policy (``critic_loss``: for each critic)
+        :raises FloatingPointError: if a loss is not finite; it changes nothing, unlike those minimized before it in the step
+        """
+        agent, policy = self.agent, self.agent.policy
+        policy.set_training_mode(True)
+        if agent.use_sde:
+            policy.reset_noise()
+        samples, next_samples = [], []
+        for actor in policy.actors:
+            samples.append(actor.action_log_prob(batch.observations))
+            with th.no_grad():
+                next_samples.append(actor.action_log_prob(batch.next_observations))
+        ent_coefs = self._ent_coefs()
+        critic_losses = self._critic_losses(batch, next_samples, ent_coefs)
+        ent_coef_losses = []
+        if agent.ent_coef_optimizer is not None:
+            assert agent.log_ent_coef is not None
+            ent_coef_losses = [
+                entropy_loss(log_coef, log_prob, float(agent.target_entropy))
+                for log_coef, (_, log_prob) in zip(agent.log_ent_coef, samples, strict=True)
+            ]
+            self._minimize(ent_coef_losses, [agent.ent_coef_optimizer], "entropy coefficient")
+        self._minimize(critic_losses, [critic.optimizer for critic in policy.critics], "critic")
+        # After the critics' own step, as in SAC.
+        actor_losses = []
+        for index, (actions, log_prob) in enumerate(samples):
+            q_values = self._critic(index)(batch.observations, actions)
+            actor_losses.append(-soft_value(q_values, log_prob, ent_coefs[index]).mean())
+        self._minimize(actor_losses, [actor.optimizer for actor in policy.actors], "actor")
+        if update_targets:
+            polyak_update(policy.critics.parameters(), policy.critic_targets.parameters(), agent.tau)
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        logged: dict[str, Sequence[th.Tensor]] = {
+            "actor_loss": actor_losses,
+            "critic_loss": critic_losses,
+            "ent_coef_loss": ent_coef_losses,
+            "ent_coef": list(ent_coefs),
+        }
+        return {name: [value.item() for value in values] for name, values in logged.items()}
+
+    def _critic(self, index: int) -> Callable[..., Sequence[th.Tensor]]:
+        """The critic of a sub-policy."""
+        critics = self.agent.policy.critics
+        return critics[index if len(critics) > 1 else 0]
+
+    def _ent_coefs(self) -> th.Tensor:
+        """α of each sub-policy, ``(n_options,)``."""
+        agent = self.agent
+        if agent.ent_coef_optimizer is not None:
+            return th.exp(agent.log_ent_coef.detach())  # type: ignore[union-attr]
+        return agent.ent_coef_tensor.expand(agent.policy.n_options)
+
+    def _critic_losses(
+        self, batch: Batch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
+    ) -> list[th.Tensor]:
+        policy = self.agent.policy
+        discounts = self.agent.gamma if batch.discounts is None else batch.discounts
+        if len(policy.critics) == 1:
+            next_samples, ent_coefs = self._samples_of_next_options(batch, next_samples, ent_coefs)
+        losses = []
+        for index, (critic, target_critic) in enumerate(zip(policy.critics, policy.critic_targets, strict=True)):
+            next_actions, next_log_prob = next_samples[index]
+            with th.no_grad():
+                next_value = soft_value(target_critic(batch.next_observations, next_actions), next_log_prob, ent_coefs[index])
+                target = batch.rewards + (1 - batch.dones) * discounts * next_value
+            losses.append(critic_loss(critic(batch.observations, batch.actions), target))
+        return losses
+
+    def _samples_of_next_options(
+        self, batch: Batch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
+    ) -> tuple[list[tuple[th.Tensor, th.Tensor]], th.Tensor]:
+        """Action, log-probability and entropy coefficient at s' of the sub-policy that the master chooses there."""
+        options = self.next_options(batch)
+        rows = th.arange(len(options), device=options.device)
+        actions = th.stack([sample[0] for sample in next_samples])[options, rows]
+        log_prob = th.stack([sample[1] for sample in next_samples])[options, rows]
+        return [(actions, log_prob)], ent_coefs[options].unsqueeze(0)
+
+    @th.no_grad()
+    def next_options(self, batch: Batch) -> th.Tensor:
+        """
+        Options in force at the next states.
+
+        :param batch: primitive transitions
+        :return: ``(batch,)`` options at s' for the shared critic's target: the master's choices there
+        """
+        return self.agent.policy.master.q_net(batch.next_observations).argmax(dim=1)
+
+    def _minimize(self, losses: Sequence[th.Tensor], optimizers: Sequence[th.optim.Optimizer], what: str) -> None:
+        """One optimizer step on the sum; the losses have no parameters in common but those that are meant to."""
+        total = th.stack(tuple(losses)).sum()
+        if not th.isfinite(total):
+            raise FloatingPointError(f"The {what} loss is {total.item()}")
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
