@@ -73,7 +73,7 @@ def read_model_data(path: str | Path | io.BufferedIOBase, custom_objects: dict[s
         if isinstance(path, io.BufferedIOBase):
             path.seek(0)
     if not data or not params:
-        raise ValueError(f"{path} is not a model that SB3 or sb3-asym saved: it has no attributes or no weights.")
+        raise ValueError(f"{path} is not a model that SB3 or sb3-asym saved, or it is damaged (it has no weights).")
     return data
 
 

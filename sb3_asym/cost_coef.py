@@ -16,7 +16,7 @@ def check_cost_coef(cost_coef: object) -> None:
     :raises ValueError: if it is negative or not a finite number
     """
     if not isinstance(cost_coef, Real) or isinstance(cost_coef, bool) or not 0 <= float(cost_coef) < float("inf"):
-        raise ValueError(f"cost_coef (λ) must be a finite number of at least 0, or a schedule of such, got {cost_coef!r}.")
+        raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
 class CostCoefSchedule:

@@ -1,8 +1,10 @@
 """Envs by their ids, and the vectorized wrappers around them."""
 
+import io
 import pickle
 import sys
 from collections.abc import Iterable
+from contextlib import redirect_stderr
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +42,8 @@ def find_envs(env_ids: Iterable[str]) -> None:
                 _import_from_working_directory(CUSTOM_ENVS)
             for package in ENV_PACKAGES:
                 if find_spec(package) is not None:
-                    import_module(package)
+                    with redirect_stderr(io.StringIO()):  # gymnasium_robotics warns of some of its envs
+                        import_module(package)
 
 
 def _import_from_working_directory(module: str) -> None:
@@ -87,7 +90,8 @@ def make_single_vec_env(env_id: str, **kwargs: Any) -> VecEnv:
     :return: the env
     :raises gymnasium.error.Error: if there is no such env
     """
-    return make_vec_env(lambda: make_env(env_id, **kwargs))
+    find_envs([env_id])
+    return make_vec_env(env_id, env_kwargs=kwargs)
 
 
 def same_envs(first: VecEnv, second: VecEnv) -> bool:

@@ -25,7 +25,9 @@ def test_parameters_leave_out_the_head_for_the_log_std(make_agent):
 def test_mean_flops_weight_each_network_by_its_use(make_agent):
     policy = make_agent().policy
     # 30 steps of small, 10 of large, the master asked 8 times.
-    assert mean_flops(policy, np.array([30, 10]), 8) == pytest.approx((30 * 16 + 10 * 64 + 8 * 48) / 40)
+    assert mean_flops(policy.option_costs, policy.master_cost, np.array([30, 10]), 8) == pytest.approx(
+        (30 * 16 + 10 * 64 + 8 * 48) / 40
+    )
 
 
 def test_images_count_their_convolutions(make_agent):

@@ -125,11 +125,11 @@ def test_learning_rate_schedule_reaches_every_network(make_agent, critic):
 
 def test_cost_coef_schedule_follows_progress(make_agent):
     model = make_agent(cost_coef=lambda progress: 2 * progress)
-    assert model.master.costs_per_step[-1] == pytest.approx(2.0)
+    assert model.master.cost_coef == pytest.approx(2.0)
     model.learn(50)
-    assert model.master.costs_per_step[-1] == pytest.approx(0.0)
+    assert model.master.cost_coef == pytest.approx(0.0)
     model.learn(50)
-    assert make_agent(cost_coef=0.3).master.costs_per_step[-1] == pytest.approx(0.3)
+    assert make_agent(cost_coef=0.3).master.cost_coef == pytest.approx(0.3)
 
 
 # --- training ---
@@ -349,7 +349,7 @@ def test_save_and_load(make_agent, tmp_path, critic, settings):
         assert loaded.master.exploration_rate == model.master.exploration_rate
     loaded.learn(40, reset_num_timesteps=False)
     assert loaded.num_timesteps == 80
-    assert AsymSAC.load(tmp_path / "agent", learning_rate=0.5, cost_coef=0.7).master.costs_per_step[-1] == pytest.approx(0.7)
+    assert AsymSAC.load(tmp_path / "agent", learning_rate=0.5, cost_coef=0.7).master.cost_coef == pytest.approx(0.7)
 
 
 def test_load_with_other_envs_goes_on(make_agent, tmp_path):

@@ -7,8 +7,8 @@ import subprocess
 
 import numpy as np
 import pytest
+from command_line import run
 from envs import DriftEnv
-from test_cli import run
 
 from sb3_asym import AsymSAC
 from sb3_asym.bench_export import cortex_m4, energy
@@ -94,7 +94,7 @@ def test_all_runtimes_with_the_model(exported, model):
 def test_without_the_model_steps_are_told_apart_by_the_option_in_force(exported):
     report = bench(exported)
     used = {f"{name} in force" for name, use in report.option_use.items() if use}
-    assert {m.driver for m in report.measurements} == {"agent", *used}
+    assert {m.subject for m in report.measurements} == {"agent", *used}
     assert {m.runtime for m in report.measurements} == {"C"}
     assert any("need the model" in reason for reason in report.not_measured)
 

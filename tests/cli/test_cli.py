@@ -5,15 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from command_line import run
 from stable_baselines3 import SAC
 
 from sb3_asym import AsymSAC, __version__
-
-
-def run(*arguments):
-    """Runs ``sb3-asym``."""
-    command = [sys.executable, "-m", "sb3_asym.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")

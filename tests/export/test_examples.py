@@ -11,9 +11,9 @@ import pytest
 from export_cases import asym, command
 
 from sb3_asym.deployment.recording import record
-from sb3_asym.export import deployable, drivers, export_onnx
+from sb3_asym.export import c_runner, deployable, export_onnx, onnx_runner
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def test_c_control_loop(still, tmp_path, monkeypatch):
     text = command("make", "-C", EXAMPLES / "c_control_loop", *(f"{name}={value}" for name, value in settings.items()))
     assert "ok: 0 of 200 steps differ" in text
     # The same instructions in the same simulation: where roundings differ, HalfCheetah's episodes soon do too.
-    monkeypatch.setattr(drivers, "C_FLAGS", ("-std=c99", "-O2"))
+    monkeypatch.setattr(c_runner, "C_FLAGS", ("-std=c99", "-O2"))
     agent = deployable(model)
-    driver = drivers.CRunner(agent, tmp_path / "build" / "policy")
-    check(text, agent, record(driver, agent, still, n_episodes=1))
+    runner = c_runner.CRunner(agent, tmp_path / "build" / "policy")
+    check(text, agent, record(runner, agent, still, n_episodes=1))
 
 
 def test_onnx_control_loop(still, tmp_path):
@@ -58,7 +58,7 @@ def test_onnx_control_loop(still, tmp_path):
         *(sys.executable, example, tmp_path / "out", "HalfCheetah-v5", "--env-kwargs", '{"reset_noise_scale": 0}'),
     )
     agent = deployable(model)
-    check(text, agent, record(drivers.OnnxRunner(agent, tmp_path / "out"), agent, still, n_episodes=1))
+    check(text, agent, record(onnx_runner.OnnxRunner(agent, tmp_path / "out"), agent, still, n_episodes=1))
 
 
 def test_onnx_control_loop_with_dict_observations(tmp_path):

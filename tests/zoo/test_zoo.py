@@ -11,7 +11,7 @@ import yaml
 
 from sb3_asym import AsymSAC, zoo
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = "--algo asym_sac --env Pendulum-v1 -n 300 --eval-freq 150 --eval-episodes 2 --seed 1 --num-threads 1 --device cpu"
 SHOW = "--algo asym_sac --env Pendulum-v1 -f logs -n 60 --device cpu"
 TINY = "learning_starts:50 batch_size:16 fast_update:False"
