@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
     VecEnv,
@@ -92,6 +95,38 @@ def make_single_vec_env(env_id: str, **kwargs: Any) -> VecEnv:
     """
     find_envs([env_id])
     return make_vec_env(env_id, env_kwargs=kwargs)
+
+
+def check_spaces(env: gym.Env | VecEnv, observation_space: gym.Space, action_space: gym.Space) -> None:
+    """
+    Refuse an env whose spaces differ from an agent's.
+
+    :param env: the env
+    :param observation_space: observation space of the agent
+    :param action_space: action space of the agent
+    :raises ValueError: if a space differs
+    """
+    try:
+        check_for_correct_spaces(env, observation_space, action_space)
+    except ValueError as error:
+        n_frames = _stacked_frames(observation_space, env.observation_space)
+        if n_frames is None:
+            raise
+        raise ValueError(
+            f"The agent learned on {n_frames} stacked frames: give an env that stacks them (VecFrameStack with {n_frames})."
+        ) from error
+
+
+def _stacked_frames(stacked: gym.Space, single: gym.Space) -> int | None:
+    """Number of frames of one Box that make up the other, if it is made up of several."""
+    if not isinstance(stacked, gym.spaces.Box) or not isinstance(single, gym.spaces.Box):
+        return None
+    if len(stacked.shape) != len(single.shape) or not stacked.shape:
+        return None
+    axis = 0 if is_image_space(single) else -1  # SB3's models see images with their channels first
+    n_frames, rest = divmod(stacked.shape[axis], single.shape[axis])
+    others = [np.delete(space.shape, axis).tolist() for space in (stacked, single)]
+    return n_frames if n_frames > 1 and rest == 0 and others[0] == others[1] else None
 
 
 def same_envs(first: VecEnv, second: VecEnv) -> bool:

@@ -64,6 +64,8 @@ def _plain_network(policy: Any) -> Network:
     if isinstance(policy, ActorCriticPolicy):
         squash = [nn.Tanh()] if policy.squash_output else []
         return _network("policy", policy, policy.mlp_extractor.policy_net, policy.action_net, *squash)
+    if type(policy).__module__.startswith("sb3_contrib.qrdqn"):
+        return _mean_of_quantiles(_network("policy", policy.quantile_net, policy.quantile_net.quantile_net), policy)
     actor: Any = getattr(policy, "actor", None)
     if isinstance(actor, TD3Actor):
         return _network("policy", actor, actor.mu)
@@ -93,6 +95,14 @@ def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
     if [layer.weight.shape[1] for layer in layers] != [extractor.features_dim, *(len(layer.bias) for layer in layers[:-1])]:
         raise ValueError(f"The layers of {name} are no plain chain from the observation on: {name} cannot be exported.")
     return Network(name, tuple(layers))
+
+
+def _mean_of_quantiles(network: Network, policy: Any) -> Network:
+    """QR-DQN's q-values are means over quantiles (Dabney et al. 2018, equation 9), which the last layer can give at once."""
+    *layers, last = network.layers
+    shape = (policy.n_quantiles, int(policy.action_space.n))
+    weight = last.weight.reshape(*shape, -1).mean(0)
+    return replace(network, layers=(*layers, replace(last, weight=weight, bias=last.bias.reshape(shape).mean(0))))
 
 
 def _flat(modules: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
@@ -128,6 +138,11 @@ def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None)
             if part.name not in statistics:
                 continue
             statistics = statistics[part.name]
+        if statistics.mean.shape != part.shape:
+            raise ValueError(
+                f"The statistics are of observations of shape {statistics.mean.shape}, but the model's {part.name} has "
+                f"{part.shape}: frames stacked over normalized observations cannot be folded in (normalize the stack instead)."
+            )
         where = slice(part.offset, part.offset + part.size)
         mean[where] = statistics.mean.ravel()
         gain[where] = 1 / np.sqrt(statistics.var.ravel() + env.epsilon)

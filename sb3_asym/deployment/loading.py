@@ -15,8 +15,9 @@ from sb3_asym.checks import check_file, read_model_data
 ALGORITHMS = {
     "sb3_asym.": ("sb3_asym.asym_sac", "AsymSAC"),
     "stable_baselines3.sac": ("stable_baselines3", "SAC"),
-    "stable_baselines3.td3": ("stable_baselines3", "TD3"),  # DDPG's policy is TD3's
+    "stable_baselines3.td3": ("stable_baselines3", "TD3"),
     "stable_baselines3.dqn": ("stable_baselines3", "DQN"),
+    "stable_baselines3.common.policies": ("stable_baselines3", "A2C"),
     "sb3_contrib.tqc": ("sb3_contrib", "TQC"),
     "sb3_contrib.qrdqn": ("sb3_contrib", "QRDQN"),
 }
@@ -35,14 +36,22 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     _check_that_gymnasium_made(Path(path))
     data = read_model_data(path)
     module = getattr(data.get("policy_class"), "__module__", "unknown")
-    on_policy = ("stable_baselines3", "PPO" if "clip_range" in data else "A2C")
-    for start, (package, name) in {**ALGORITHMS, "stable_baselines3.common.policies": on_policy}.items():
+    for start, (package, name) in ALGORITHMS.items():
         if module.startswith(start):
-            algorithm = getattr(import_module(package), name)
+            algorithm = getattr(import_module(package), _sibling(name, data))
             # HER's replay buffer would ask for the env; none is needed here.
             memory: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
             return algorithm.load(path, device="cpu", **(memory if issubclass(algorithm, OffPolicyAlgorithm) else {}))
     raise ValueError(f"{path} has a policy of {module}, which has no deployable form here.")
+
+
+def _sibling(name: str, data: dict[str, Any]) -> str:
+    """The algorithm among those that share a policy class, told apart by their attributes."""
+    if name == "A2C" and "clip_range" in data:
+        return "PPO"
+    if name == "TD3" and (data.get("policy_delay"), data.get("target_noise_clip")) == (1, 0.0):
+        return "DDPG"
+    return name
 
 
 def _check_that_gymnasium_made(path: Path) -> None:

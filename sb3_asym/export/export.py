@@ -12,14 +12,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.deployment.from_sb3 import deployable
 from sb3_asym.deployment.recording import Recording, SampledObservations, record
 from sb3_asym.deployment.runners import ModelRunner, ReferenceRunner, Runner
-from sb3_asym.envs import make_env
+from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.export.c_runner import CFormat
 from sb3_asym.export.folder import atomic_folder, write_manifest
 from sb3_asym.export.format import Format
@@ -120,7 +119,7 @@ def _export(
     rollout_env = make_env(env) if isinstance(env, str) else env or SampledObservations(model)
     if isinstance(rollout_env, VecEnv):
         raise TypeError("env must be a Gymnasium env or its id, not a VecEnv, and observations as they are: not normalized.")
-    check_for_correct_spaces(rollout_env, model.observation_space, model.action_space)
+    check_spaces(rollout_env, model.observation_space, model.action_space)
     model_runner = ModelRunner(model, vec_normalize)
     n_episodes = 0 if env is None else n_eval_episodes
 

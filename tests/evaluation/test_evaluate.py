@@ -1,6 +1,7 @@
 """Reports and recorded episodes, on envs where returns and choices are known."""
 
 import json
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -8,12 +9,20 @@ import pytest
 from envs import ChainEnv, DriftEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
 
 from sb3_asym import AsymSAC, evaluate
-from sb3_asym.evaluation import n_evaluations, record_episode
+from sb3_asym.evaluation import evaluation_env, n_evaluations, record_episode
 
 
 @pytest.fixture
@@ -97,6 +106,79 @@ def test_default_env_is_made_anew_with_the_same_normalization():
     assert report.mean_reward < -10, "the return is in the env's own scale"
     assert np.array_equal(agent._last_obs, before[0])
     assert env.obs_rms.count == before[1]
+
+
+def normalized_agent(env):
+    """An agent that learned a little on Pendulum."""
+    archs = dict(sub_net_archs=dict(small=[4], large=[8]))
+    settings = dict(policy_kwargs=archs, learning_starts=10, buffer_size=100, fast_update=False, seed=0, device="cpu")
+    return AsymSAC("MlpPolicy", env, **settings).learn(30)
+
+
+@pytest.mark.parametrize("wrap", [VecMonitor, VecCheckNan, lambda env: env])
+@pytest.mark.parametrize("n_frames", [1, 3])
+def test_default_env_has_the_wrappers_of_the_training_env(wrap, n_frames):
+    """Around the normalization and under it; with a large ε, forgetting it would change what the networks see."""
+    inner = make_vec_env("Pendulum-v1")
+    inner = VecFrameStack(inner, n_frames) if n_frames > 1 else inner
+    agent = normalized_agent(wrap(VecNormalize(inner, epsilon=100.0)))
+    env = evaluation_env(agent)
+    env.seed(5)
+    observation = env.reset()
+    plain = make_vec_env("Pendulum-v1")
+    plain.seed(5)
+    last_frame = agent.get_vec_normalize_env().unnormalize_obs(observation)[0, -3:]
+    assert last_frame == pytest.approx(plain.reset()[0], abs=1e-4)
+    assert env.observation_space == agent.observation_space
+    assert unwrap_vec_normalize(env).epsilon == 100.0
+
+
+def test_a_wrapper_that_cannot_be_made_anew_is_named():
+    class MyWrapper(VecMonitor):
+        pass
+
+    with pytest.raises(ValueError, match=r"MyWrapper cannot be made anew: pass an env"):
+        evaluate(normalized_agent(MyWrapper(make_vec_env("Pendulum-v1"))))
+
+
+def test_an_env_without_normalization_gets_that_of_the_agent():
+    agent = normalized_agent(VecNormalize(make_vec_env("Pendulum-v1")))
+    ways = [None, "Pendulum-v1", gym.make("Pendulum-v1"), make_vec_env("Pendulum-v1")]
+    rewards = [evaluate(agent, env, n_eval_episodes=2, seed=3, compare=False).episode_rewards for env in ways]
+    assert rewards.count(rewards[0]) == len(ways)
+
+
+def test_a_normalized_env_keeps_its_statistics_and_rewards_are_the_envs_own():
+    agent = normalized_agent(make_vec_env("Pendulum-v1"))
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))  # without a Monitor
+    report = evaluate(agent, env, n_eval_episodes=1, compare=False)
+    assert report.mean_reward < -300
+    assert env.training
+    assert env.obs_rms.count == pytest.approx(1e-4)
+
+
+def test_the_env_in_which_the_agent_is_learning_is_refused(make_agent):
+    """A step there would belong to the next transition that is stored."""
+    env = DriftEnv()
+    agent = make_agent(env).learn(30)
+    for same in (agent.get_env(), env, Monitor(env)):
+        with pytest.raises(ValueError, match=r"The agent is learning in this env.*pass another env"):
+            evaluate(agent, same)
+    assert evaluate(agent, DriftEnv(), compare=False).n_episodes == 10
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_frames_that_were_stacked_in_training_are_named(image):
+    make = partial(FakeImageEnv, 40, 40, discrete=False) if image else partial(gym.make, "Pendulum-v1")
+    env = VecFrameStack(DummyVecEnv([make]), 4)
+    archs = dict(sub_net_archs=dict(small=[4], large=[8]))
+    policy = "CnnPolicy" if image else "MlpPolicy"
+    agent = AsymSAC(policy, env, policy_kwargs=archs, buffer_size=10, learning_starts=1, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"learned on 4 stacked frames: .* \(VecFrameStack with 4\)"
+    ):
+        evaluate(agent, make())
+    assert evaluate(agent, VecFrameStack(DummyVecEnv([make]), 4), n_eval_episodes=1, compare=False).n_episodes == 1
 
 
 def test_what_stands_in_the_way_is_said(agent, tmp_path):
