@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import sys
 from collections.abc import Iterable
 from contextlib import redirect_stderr
 from importlib import import_module
@@ -25,40 +24,26 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-ENV_PACKAGES = ("gymnasium_robotics", "shimmy")
-"""Packages that register envs when they are imported, for some of which we bring hyperparameters."""
-CUSTOM_ENVS = "custom_envs"
-"""Module of the working directory that registers a user's own envs, as the RL Zoo has it."""
+ENV_PACKAGES = ("custom_envs", "gymnasium_robotics", "shimmy")
+"""Modules that register envs when they are imported: a user's own, as the RL Zoo has it, and packages for some of whose envs
+we bring hyperparameters."""
 
 
 def find_envs(env_ids: Iterable[str]) -> None:
     """
-    Register envs that are not registered yet: by a ``custom_envs.py`` in the working directory and by ``ENV_PACKAGES``.
+    Register envs that are not registered yet, by the modules that may know them (``ENV_PACKAGES``).
 
     :param env_ids: Gymnasium ids; one in the form ``module:Env-v0`` is registered by its module
+    :raises ValueError: if there is no such module
     """
     for env_id in env_ids:
-        if ":" in env_id:
-            _import_from_working_directory(env_id.partition(":")[0])
-        elif env_id not in gym.registry:
-            if Path(f"{CUSTOM_ENVS}.py").is_file():
-                _import_from_working_directory(CUSTOM_ENVS)
-            for package in ENV_PACKAGES:
-                if find_spec(package) is not None:
-                    with redirect_stderr(io.StringIO()):  # gymnasium_robotics warns of some of its envs
-                        import_module(package)
-
-
-def _import_from_working_directory(module: str) -> None:
-    """Import as ``python -m`` would, which a console script does not."""
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise ValueError(f"There is no module {module!r} that registers the env.") from error
+        module, colon, _ = env_id.rpartition(":")
+        if colon and find_spec(module) is None:
+            raise ValueError(f"There is no module {module!r} that registers the env {env_id}.")
+        if not colon and env_id not in gym.registry:
+            for package in filter(find_spec, ENV_PACKAGES):
+                with redirect_stderr(io.StringIO()):  # gymnasium_robotics warns of some of its envs
+                    import_module(package)
 
 
 def env_file_name(env_id: str) -> str:

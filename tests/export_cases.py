@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TQC
+from sb3_contrib import QRDQN, TQC
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -113,6 +113,7 @@ PLAIN_CASES = {
     "PPO, squashed": lambda: plain(PPO, use_sde=True, policy_kwargs=dict(net_arch=[9], squash_output=True)),
     "PPO, Discrete": lambda: plain(PPO, RandomEnv(discrete=True), policy_kwargs=dict(net_arch=[9, 5])),
     "A2C, VecNormalize": lambda: plain(A2C, normalized(), policy_kwargs=dict(net_arch=[9, 5])),
+    "QRDQN": lambda: plain(QRDQN, RandomEnv(discrete=True), policy_kwargs=dict(net_arch=[9, 5], n_quantiles=7)),
     "DQN": lambda: plain(DQN, RandomEnv(discrete=True), policy_kwargs=dict(net_arch=[9, 5])),
 }
 CASES = {**ASYM_CASES, **PLAIN_CASES}

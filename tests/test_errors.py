@@ -141,6 +141,21 @@ def test_agents_of_other_algorithms_are_not_loaded(tmp_path, algorithm):
         AsymSAC.load(tmp_path / "other")
 
 
+def test_load_blames_what_is_wrong(make_agent, tmp_path):
+    make_agent().save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="There is no device 'cudo' here: choose cpu, cuda or auto"):
+        AsymSAC.load(tmp_path / "agent", device="cudo")
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        AsymSAC.load(tmp_path / "agent", env=GoalChainEnv())
+
+    class Broken(AsymSAC):
+        def _setup_model(self):
+            raise TypeError("a fault of the subclass")
+
+    with pytest.raises(TypeError, match="a fault of the subclass"):
+        Broken.load(tmp_path / "agent")
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "no data", "overwritten"])
 def test_damaged_files_are_named(make_agent, tmp_path, damage):
     path = tmp_path / "agent.zip"
@@ -261,6 +276,15 @@ def test_losses_must_be_finite(make_agent, critic, network, message):
         next(model.policy.get_submodule(network).parameters()).fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=rf"{message}.* at timestep \d+.* saved as .*\.zip"):
         model.learn(30, reset_num_timesteps=False)
+
+
+@pytest.mark.usefixtures("log_folder")
+def test_the_reason_is_told_where_the_agent_cannot_be_saved(make_agent, monkeypatch):
+    """As on a disk that is full."""
+    agent = make_agent(Spoiled(DriftEnv(), 10, reward=float("nan")))
+    monkeypatch.setattr(agent, "save", lambda path: (_ for _ in ()).throw(OSError("No space left on device")))
+    with pytest.raises(FloatingPointError, match=r"reward of env 0 is nan at timestep 10.*could not be saved.*No space left"):
+        agent.learn(60)
 
 
 @pytest.mark.usefixtures("log_folder")

@@ -33,3 +33,28 @@ def test_a_master_waits_while_no_option_is_among_the_recent_steps(make_agent):
     agent = make_agent(ChainEnv(), option_length=5, master_kwargs=dict(buffer_size=3, train_freq=1))
     agent.learn(60)
     assert agent.master.counters()["_n_updates"] > 0
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "kwargs", "sub_policy_updates", "master_updates"),
+    [
+        (1, dict(), 40, 40),
+        (4, dict(), 40, 40),
+        (4, dict(gradient_steps=-1), 160, 160),
+        (2, dict(train_freq=4, gradient_steps=3), 30, 30),
+        (1, dict(gradient_steps=0), 0, 0),
+        (1, dict(train_freq=(2, "episode"), gradient_steps=-1), 42, 42),  # SB3 collects whole episodes
+        (4, dict(master_kwargs=dict(gradient_steps=-1)), 40, 160),
+        (4, dict(master_kwargs=dict(train_freq=2, gradient_steps=-1)), 40, 160),
+        (1, dict(master_kwargs=dict(train_freq=(1, "episode"), gradient_steps=1)), 40, 5),
+        (4, dict(master_kwargs=dict(train_freq=(1, "episode"), gradient_steps=2)), 40, 10),
+    ],
+)
+def test_the_master_learns_as_often_as_the_sub_policies_unless_told_otherwise(
+    make_agent, n_envs, kwargs, sub_policy_updates, master_updates
+):
+    """40 steps of all envs, with episodes of 7 steps, of which each env ends 5."""
+    env = DummyVecEnv([ChainEnv] * n_envs)
+    agent = make_agent(env, option_length=1, learning_starts=0, batch_size=4, **kwargs).learn(40 * n_envs)
+    assert agent._n_updates == sub_policy_updates
+    assert agent.master.counters()["_n_updates"] == master_updates

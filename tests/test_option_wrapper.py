@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
-from envs import ChainEnv, DriftEnv
+from envs import ChainEnv, DriftEnv, GoalChainEnv
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -193,3 +195,71 @@ def test_agent_and_wrapper_make_the_same_option_transitions(make_agent, option_l
         assert start == pytest.approx(nearest, abs=1e-5)
         assert row == pytest.approx(expected[nearest], abs=1e-4)
     assert sampled == set(expected)
+
+
+# --- sub-policies that are more than a network ---
+
+
+class CountingPolicy(ConstantPolicy):
+    """A recurrent sub-policy whose state counts its own steps of the episode."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        assert (state is None) == bool(episode_start[0])
+        count = np.zeros(1) if state is None else state[0]
+        return np.array([0.1 * count[0]], dtype=np.float32), (count + 1,)
+
+
+def test_recurrent_sub_policies_keep_their_state_through_the_episode():
+    env = wrap(ChainEnv(lengths=(8, 2)), sub_policies=[CountingPolicy(0.0), CountingPolicy(0.0)])
+    env.reset()
+    for option in (0, 1, 0):
+        env.step(option)
+    assert env.unwrapped.actions == pytest.approx([0.0, 0.1, 0.2, 0.0, 0.1, 0.2, 0.3, 0.4])
+    env.reset()
+    env.step(0)
+    assert env.unwrapped.actions[8:] == pytest.approx([0.0, 0.1])
+
+
+def test_a_recurrent_ppo_of_sb3_contrib_is_a_sub_policy():
+    kwargs = dict(n_steps=8, batch_size=8, seed=0, device="cpu", policy_kwargs=dict(lstm_hidden_size=4, net_arch=[4]))
+    model = RecurrentPPO("MlpLstmPolicy", DriftEnv(), **kwargs)
+    env = OptionWrapper(DriftEnv(), [model, model], costs=[0.5, 1.0], option_length=3)
+    obs, _ = env.reset(seed=1)
+    for _ in range(2):
+        env.step(0)
+    reference, state = DriftEnv(), None
+    obs, _ = reference.reset(seed=1)
+    for step in range(6):
+        action, state = model.predict(obs, state, episode_start=np.array([step == 0]), deterministic=True)
+        obs, *_ = reference.step(action)
+    assert env._last_obs == pytest.approx(obs)
+
+
+def test_hindsight_goals_are_refused():
+    class GoalOptions(GoalChainEnv):
+        pass
+
+    env = wrap(GoalOptions())
+    master = DQN("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, learning_starts=5, device="cpu", buffer_size=50)
+    with pytest.raises(ValueError, match="HerReplayBuffer cannot relabel the reward of an option"):
+        master.learn(20)
+
+
+def test_sub_policies_are_used_not_copied():
+    class Unique(ConstantPolicy):
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot be copied")
+
+    policies = [Unique(-0.5), Unique(0.5)]
+    env = wrap(ChainEnv(), sub_policies=policies)
+    assert all(used is given for used, given in zip(env.sub_policies, policies, strict=True))
+    assert env._saved_kwargs["sub_policies"] is policies
+
+
+def test_images_with_their_channels_last_as_sac_takes_them():
+    env = FakeImageEnv(screen_height=40, screen_width=40, n_channels=3, discrete=False)
+    sac = SAC("CnnPolicy", env, buffer_size=10, device="cpu", policy_kwargs=dict(net_arch=[4]))
+    assert sac.observation_space != env.observation_space
+    wrapped = OptionWrapper(env, [sac, sac], costs=[0.5, 1.0])
+    wrapped.reset()
+    assert wrapped.step(1)[0].shape == (40, 40, 3)

@@ -36,6 +36,8 @@ def options(version: Annotated[bool, typer.Option("--version", help="Show the ve
 
 def main() -> None:
     """Run the command line. Bad input ends with one line and exit code 2."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as with `python -m`, so that a user's own envs are found
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of another code page has no λ

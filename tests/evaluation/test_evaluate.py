@@ -169,14 +169,14 @@ def test_the_env_in_which_the_agent_is_learning_is_refused(make_agent):
 
 @pytest.mark.parametrize("image", [False, True])
 def test_frames_that_were_stacked_in_training_are_named(image):
-    make = partial(FakeImageEnv, 40, 40, discrete=False) if image else partial(gym.make, "Pendulum-v1")
+    make = (
+        partial(FakeImageEnv, screen_height=40, screen_width=40, discrete=False) if image else partial(gym.make, "Pendulum-v1")
+    )
     env = VecFrameStack(DummyVecEnv([make]), 4)
     archs = dict(sub_net_archs=dict(small=[4], large=[8]))
     policy = "CnnPolicy" if image else "MlpPolicy"
     agent = AsymSAC(policy, env, policy_kwargs=archs, buffer_size=10, learning_starts=1, device="cpu")
-    with pytest.raises(
-        ValueError, match=r"learned on 4 stacked frames: .* \(VecFrameStack with 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"learned on 4 stacked frames: .* \(VecFrameStack with 4\)"):
         evaluate(agent, make())
     assert evaluate(agent, VecFrameStack(DummyVecEnv([make]), 4), n_eval_episodes=1, compare=False).n_episodes == 1
 

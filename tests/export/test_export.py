@@ -3,6 +3,7 @@
 import json
 import sys
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ import torch as th
 from envs import GoalChainEnv
 from export_cases import DICT, RandomEnv, asym, command, normalized, plain
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, RecurrentPPO
+from sb3_contrib import TQC, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.sac.policies import Actor, SACPolicy
@@ -37,9 +38,18 @@ def folder(tmp_path_factory):
     whole = (folder / "agent.zip").read_bytes()
     (folder / "damaged.zip").write_bytes(whole[: len(whole) // 2])
     (folder / "text.zip").write_text("not a model")
-    plain(QRDQN, RandomEnv(discrete=True)).save(folder / "qrdqn.zip")
+    plain(RecurrentPPO, policy="MlpLstmPolicy", n_steps=8, batch_size=8).save(folder / "recurrent.zip")
+    of_openai_gym(folder / "pendulum.zip", folder / "gym.zip")
     asym(net=dict(activation_fn=nn.GELU)).save(folder / "gelu.zip")
     return folder
+
+
+def of_openai_gym(source, target):
+    """A copy of a model whose spaces are those of OpenAI Gym, as models of SB3 before 2.0 have them."""
+    with ZipFile(source) as old, ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(b"'gymnasium.spaces", b"'gym.spaces") if name == "data" else content)
 
 
 def cli_fails(capfd, monkeypatch, *arguments):
@@ -104,7 +114,8 @@ def test_command_line_folds_statistics_in(folder, tmp_path, monkeypatch):
         (["missing.zip"], "There is no file missing.zip."),
         (["damaged.zip"], "is not a model that SB3 or sb3-asym saved, or it is damaged"),
         (["text.zip"], "is not a model that SB3 or sb3-asym saved, or it is damaged"),
-        (["qrdqn.zip"], "has no deployable form"),
+        (["recurrent.zip"], "has no deployable form"),
+        (["gym.zip"], "gym.zip was saved with OpenAI Gym, which is not installed: load it once with custom_objects="),
         (["gelu.zip"], "GELU(approximate='none') of small cannot be exported; these can: Linear, ReLU"),
         (["pendulum.zip", "--env", "NoSuchEnv-v0"], "Environment `NoSuchEnv` doesn't exist"),
         (["pendulum.zip", "--env", "CartPole-v1"], "Observation spaces do not match"),
@@ -312,7 +323,7 @@ def image(policy):
         (lambda: image("CnnPolicy"), "cannot be exported: only vectors of numbers can"),
         (lambda: image("MlpPolicy"), "cannot be exported: only vectors of numbers can"),
         (lambda: plain(RecurrentPPO, policy="MlpLstmPolicy"), "are no plain chain from the observation on"),
-        (lambda: plain(QRDQN, RandomEnv(discrete=True)), "QRDQNPolicy has no deployable form"),
+        (lambda: plain(CrossQ), "CrossQPolicy has no deployable form"),
         (lambda: plain(SAC, policy=SlowPolicy), "predict does not do what its layers do"),
         (lambda: plain(SAC, policy_kwargs=dict(features_extractor_class=Learned)), "Learned of policy cannot be exported"),
         (lambda: asym(net=dict(activation_fn=lambda: nn.Softplus(beta=2))), "Softplus(beta=2, threshold=20.0) of small"),
