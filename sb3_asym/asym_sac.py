@@ -2,8 +2,7 @@
 
 import inspect
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
-from sb3_asym.checks import check_device, check_finite, check_model_file
+from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
 from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
@@ -192,10 +191,11 @@ class AsymSAC(SAC):
             self._option_state = None
         if isinstance(self._update, PlainUpdate) or self.fast_update is False:
             self._release_update()
-            self._update = None  # to be chosen anew: this call of learn may be a longer one
+            # To be chosen anew: this call of learn may be a longer one.
+            self._update = self.master.compiled_update = None
         self.master.cost_coef_schedule = CostCoefSchedule(self.cost_coef)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        with self._stop_where_not_finite():
+        with stop_where_not_finite(self):
             check_finite(self._last_obs, "observation")
         return result
 
@@ -206,7 +206,7 @@ class AsymSAC(SAC):
             self._option_state = None  # no sub-policy acts
             return super()._sample_action(learning_starts, action_noise, n_envs)
         obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-        with th.no_grad(), self._stop_where_not_finite():
+        with th.no_grad(), stop_where_not_finite(self):
             self._option_state = self.policy.advance(obs, n_envs, self._option_state, None, self.master.choose)
             scaled = self.policy.actions(obs, self._option_state.option).cpu().numpy()
             check_finite(scaled, "action")
@@ -225,7 +225,7 @@ class AsymSAC(SAC):
         infos: list[dict[str, Any]],
     ) -> None:
         normalization = self._vec_normalize_env
-        with self._stop_where_not_finite():
+        with stop_where_not_finite(self):
             check_finite(normalization.get_original_reward() if normalization else reward, "reward")
             check_finite(normalization.get_original_obs() if normalization else new_obs, "observation")
             for i in np.flatnonzero(dones):
@@ -244,7 +244,7 @@ class AsymSAC(SAC):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
-        with self._stop_where_not_finite():
+        with stop_where_not_finite(self):
             self.master.step(
                 self.logger,
                 self.num_timesteps,
@@ -261,7 +261,7 @@ class AsymSAC(SAC):
         steps = []
         for gradient_step in range(gradient_steps):
             batch = sample_transitions(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
-            with self._stop_where_not_finite():
+            with stop_where_not_finite(self):
                 steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -322,25 +322,6 @@ class AsymSAC(SAC):
                 self.logger.record("asym/switches_per_episode", statistics.n_switches / statistics.n_episodes)
             statistics.reset()
         super().dump_logs()
-
-    @contextmanager
-    def _stop_where_not_finite(self) -> Iterator[None]:
-        """Saves the agent before it passes on what the block found."""
-        try:
-            yield
-        except (FloatingPointError, ValueError) as error:
-            reason = str(error)
-            if isinstance(error, ValueError):
-                if "invalid values" not in reason:
-                    raise
-                reason = "The output of an actor is not finite"  # found by torch.distributions
-            path = Path(self.logger.dir or ".") / f"asym_sac_stopped_at_{self.num_timesteps}.zip"
-            try:
-                self.save(path)
-                saved = f"the agent is saved as {path}"
-            except Exception as save_error:  # a full disk, or anything that a user gave the agent and pickle refuses
-                saved = f"the agent could not be saved as {path} ({save_error})"
-            raise FloatingPointError(f"{reason} at timestep {self.num_timesteps}. Training stopped; {saved}.") from error
 
     # --- saving ---
 

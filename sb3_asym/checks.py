@@ -1,11 +1,14 @@
 """What is checked before an agent learns from it or is loaded from it."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import get_device
 
@@ -94,3 +97,29 @@ def check_finite(values: Any, what: str, rows: bool = True) -> None:
             env = int(np.argwhere(~np.isfinite(values))[0][0])
             values, what = values[env], f"{what} of env {env}"
         raise FloatingPointError(f"The {what} is {values}")
+
+
+@contextmanager
+def stop_where_not_finite(agent: BaseAlgorithm) -> Iterator[None]:
+    """
+    Save an agent before an error on a number that is not finite is passed on.
+
+    :param agent: the agent in training; it is saved beside its log, or in the working directory
+    :return: context in which such errors get the timestep and the path added
+    :raises FloatingPointError: if the block raises one, or torch finds invalid values
+    """
+    try:
+        yield
+    except (FloatingPointError, ValueError) as error:
+        reason = str(error)
+        if isinstance(error, ValueError):
+            if "invalid values" not in reason:
+                raise
+            reason = "The output of an actor is not finite"  # found by torch.distributions
+        path = Path(agent.logger.dir or ".") / f"asym_sac_stopped_at_{agent.num_timesteps}.zip"
+        try:
+            agent.save(path)
+            saved = f"the agent is saved as {path}"
+        except Exception as save_error:  # a full disk, or anything that a user gave the agent and pickle refuses
+            saved = f"the agent could not be saved as {path} ({save_error})"
+        raise FloatingPointError(f"{reason} at timestep {agent.num_timesteps}. Training stopped; {saved}.") from error

@@ -13,6 +13,7 @@ from torch._inductor import config
 from torch.utils._pytree import tree_map
 
 from sb3_asym.update import graph, matmul
+from sb3_asym.update.choice import choose_update
 from sb3_asym.update.compiled import CompiledUpdate, obstacle_to_compiling
 from sb3_asym.update.graph import GraphCache, compile_function
 from sb3_asym.update.plain import PlainUpdate
@@ -282,3 +283,13 @@ def test_short_runs_are_not_compiled(make_agent):
     agent = make_agent(fast_update=None)
     agent.learn(30)
     assert isinstance(agent._update, PlainUpdate)
+
+
+def test_on_a_gpu_the_graph_has_to_be_asked_for(make_agent):
+    """There it has not been run yet."""
+    agent = make_agent().learn(60)
+    batch = agent.replay_buffer.sample(16)
+    agent.device = th.device("cuda")
+    assert isinstance(choose_update(agent, batch, 16, None, 1_000_000, 0), PlainUpdate)
+    agent.device = th.device("cpu")
+    assert isinstance(choose_update(agent, batch, 16, None, 1_000_000, 0), CompiledUpdate)
