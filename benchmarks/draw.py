@@ -1,6 +1,6 @@
-"""Draws the pictures and writes the tables of the results: ``python benchmarks/draw.py`` (or ``make docs``).
+"""Draws the pictures and writes the tables of the results: ``python benchmarks/draw.py`` (or ``make pictures``).
 
-From ``benchmarks/results/*.json`` come the pictures beside them, and the tables in README and docs between their
+From ``benchmarks/results/*.json`` come the pictures beside them, and the tables in README and docs/ between their
 ``<!-- results … -->`` marks. ``demo.json`` is the report that ``make demo`` writes.
 """
 
@@ -17,7 +17,8 @@ from sb3_asym.evaluation.plotting import learning_curves
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
-TEXTS = (ROOT.parent / "README.md", *(ROOT.parent / "docs" / name for name in ("how_it_works.md", "export.md")))
+DOCS = ROOT.parent / "docs"
+TEXTS = (ROOT.parent / "README.md", DOCS / "index.md", *(DOCS / "guide").glob("*.md"), *(DOCS / "modules").glob("*.md"))
 STOCK = {
     "sac_large": "SAC, large",
     "sac_small_large_critic": "SAC, small actor, large critic",
@@ -34,8 +35,8 @@ def label(run: str) -> str:
 
 
 def spread(values: list[float], number: str = ",.0f") -> str:
-    """Mean and standard deviation over the seeds."""
-    return f"{np.mean(values):{number}} ± {np.std(values):{number}}"
+    """Mean and standard deviation over the seeds, on one line."""
+    return f"{np.mean(values):{number}}\u00a0±\u00a0{np.std(values):{number}}"
 
 
 def by_run(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -53,7 +54,7 @@ def by_run(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def table(result: dict[str, Any]) -> str:
     """Markdown: each agent, what its parts reach alone, and random switching at the same use."""
     lines = [
-        "| agent | seeds | return | large drives | FLOPs | reduction | small alone | large alone | random switching |",
+        "| agent | seeds | return | use of large | FLOPs | reduction | small alone | large alone | random switching |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     rows_by_run = by_run(result)
@@ -67,7 +68,7 @@ def table(result: dict[str, Any]) -> str:
         else:
             uses = [100 * row["option_use"]["large"] for row in rows]
             others = [spread([row["comparisons"][i]["mean_reward"] for row in rows]) for i in range(3)]
-            cells += [f"{spread(uses)} %", spread(flops), reduction, *others]
+            cells += [f"{spread(uses)}\u00a0%", spread(flops), reduction, *others]
         lines.append(f"| {' | '.join(cells)} |")
     settings, versions = result["settings"], result["versions"]
     sizes = f"small {settings['small']}, large {settings['large']} units"
@@ -77,6 +78,23 @@ def table(result: dict[str, Any]) -> str:
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return "\n".join([*lines, "", note])
+
+
+def short_table(result: dict[str, Any]) -> str:
+    """Markdown: stock SAC of the large size, and the agents with a shared critic."""
+    lines = ["| agent | return | use of large | reduction of FLOPs | random switching |", "|---|---|---|---|---|"]
+    rows_by_run = by_run(result)
+    large_flops = rows_by_run["sac_large"][0]["flops_per_inference"]
+    for run, rows in rows_by_run.items():
+        if run.startswith("separate"):
+            continue
+        reduction = 1 - np.mean([row["flops_per_inference"] for row in rows]) / large_flops
+        cells = [label(run), spread([row["mean_reward"] for row in rows]), "", f"{reduction:.1%}", ""]
+        if run not in STOCK:
+            cells[2] = f"{spread([100 * row['option_use']['large'] for row in rows])}\u00a0%"
+            cells[4] = spread([row["comparisons"][-1]["mean_reward"] for row in rows])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
@@ -103,7 +121,7 @@ def demo_table(report: dict[str, Any]) -> str:
     """Markdown: the report that ``make demo`` writes."""
     names = list(report["option_use"])
     lines = [
-        f"| who drives | return | {' | '.join(f'{name} drives' for name in names)} | FLOPs per inference | reduction |",
+        f"| | return | {' | '.join(f'use of {name}' for name in names)} | FLOPs per inference | reduction |",
         "|---" * (4 + len(names)) + "|",
     ]
     for row in (report, *report["comparisons"]):
@@ -130,11 +148,11 @@ def overhead_table(result: dict[str, Any]) -> str:
 
 def critic_target_table(result: dict[str, Any]) -> str:
     """Markdown: what the shared critic's target takes at s'."""
-    lines = ["| at s' acts | return | large drives |", "|---|---|---|"]
+    lines = ["| at s' acts | return | use of large |", "|---|---|---|"]
     for target, name in (("choice", "the master's choice"), ("in force", "the option in force, else the master's choice")):
         rows = [row for row in result["rows"] if row["target"] == target]
         uses = [100 * row["option_use"]["large"] for row in rows]
-        lines.append(f"| {name} | {spread([row['mean_reward'] for row in rows], '.1f')} | {spread(uses)} % |")
+        lines.append(f"| {name} | {spread([row['mean_reward'] for row in rows], '.1f')} | {spread(uses)}\u00a0% |")
     note = f"Pendulum-v1, λ = 0.3, {result['timesteps']:,} steps; mean ± standard deviation over {len(rows)} seeds."
     return "\n".join([*lines, "", note])
 
@@ -177,11 +195,16 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
     return "\n".join([*lines, "", note])
 
 
+def measurements(bench: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """What was measured, by runtime and subject (which version 0.1.0 called the driver)."""
+    return {(row["runtime"], row.get("subject", row.get("driver"))): row for row in bench["measurements"]}
+
+
 def deployment_table(result: dict[str, Any]) -> str:
-    """Markdown: what exported agents take, what precision does to them, and how near they are to ``predict``."""
+    """Markdown: what exported agents take."""
     host, m4 = next(iter(result["agents"].values()))["bench"]["footprint"]
     lines = [
-        "| env, units | large drives | `predict` ÷ C | SAC's `predict` ÷ C | `predict` ÷ ONNX | SAC's `predict` ÷ ONNX "
+        "| env, units | use of large | `predict` ÷ C | SAC's `predict` ÷ C | `predict` ÷ ONNX | SAC's `predict` ÷ ONNX "
         f"| instructions ÷ predicted, {host} | with vectors | {m4} | code, {host} | {m4} |",
         "|---" * 11 + "|",
     ]
@@ -198,15 +221,13 @@ def deployment_table(result: dict[str, Any]) -> str:
         "Time of a step at batch 1 on one thread, medians; *predicted* is what the FLOPs say, by a straight line through the "
         "instructions of the sub-policies exported alone; *code* is without the networks' numbers and without libm."
     )
-    return "\n".join(
-        [*lines, "", note, "", *_precision_rows(result), "", *_fidelity_rows(result), "", _deployment_note(result)]
-    )
+    return "\n".join([*lines, "", note, "", deployment_note(result)])
 
 
 def deployment_summary(result: dict[str, Any]) -> str:
     """Markdown: the figures that a reader of the README wants."""
     lines = [
-        "| env, units | large drives | `predict` ÷ C | the same, large alone | `predict` ÷ ONNX "
+        "| env, units | use of large | `predict` ÷ C | the same, large alone | `predict` ÷ ONNX "
         "| Cortex-M4: instructions ÷ what the FLOPs predict | flash | RAM | large in int8 (C) ÷ fp32 bytes |",
         "|---" * 9 + "|",
     ]
@@ -214,7 +235,7 @@ def deployment_summary(result: dict[str, Any]) -> str:
         bench = agent["bench"]
         memory = bench["footprint"]["Cortex-M4"]
         int8 = next(report for report in agent["precision"] if report["precision"]["large"] == "int8")
-        medians = {(row["runtime"], row["driver"]): row["median_ns"] for row in bench["measurements"]}
+        medians = {where: row["median_ns"] for where, row in measurements(bench).items()}
         alone = medians["predict", "large alone"] / medians["C", "large alone"]
         cells = [f"{agent['env']}, {agent['small']} and {agent['large']}", f"{bench['option_use']['large']:.0%}"]
         over = (agent["time_ratios"]["predict over c"], alone, agent["time_ratios"]["predict over onnx"])
@@ -226,7 +247,8 @@ def deployment_summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _precision_rows(result: dict[str, Any]) -> list[str]:
+def precision_table(result: dict[str, Any]) -> str:
+    """Markdown: what precision does to exported agents."""
     lines = [
         "| env, units | format | precision | large's bytes ÷ fp32 | return | before | choices as in fp32 | action error "
         "| time ÷ fp32 |",
@@ -242,20 +264,22 @@ def _precision_rows(result: dict[str, Any]) -> list[str]:
             cells += [f"{report['choice_agreement']:.1%}", f"{report['mean_action_error']:.1e}"]
             cells.append("" if report["time_over_fp32"] is None else f"{report['time_over_fp32']:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return "\n".join(lines)
 
 
-def _fidelity_rows(result: dict[str, Any]) -> list[str]:
+def fidelity_table(result: dict[str, Any]) -> str:
+    """Markdown: how near exported agents are to ``predict``."""
     lines = ["| fp32 beside `predict` | steps | other options, C | ONNX | greatest action error, C | ONNX |", "|---" * 6 + "|"]
     for row in result["fidelity"]:
         cells = [f"{row['env']}, {row['kind']}", f"{row['steps']:,}"]
         cells += [str(row[target]["other_options"]) for target in ("c", "onnx")]
         cells += [f"{row[target]['max_action_error']:.1e}" for target in ("c", "onnx")]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return "\n".join([*lines, "", deployment_note(result)])
 
 
-def _deployment_note(result: dict[str, Any]) -> str:
+def deployment_note(result: dict[str, Any]) -> str:
+    """Markdown: seed, flags and versions."""
     flags = "; ".join(
         f"{name}: {' '.join(f'`{flag}`' for flag in flags if flag.startswith('-'))}" for name, flags in result["flags"].items()
     )
@@ -303,10 +327,10 @@ def deployment_picture(result: dict[str, Any], path: Path) -> None:
     width = 0.8 / len(result["agents"])
     for index, agent in enumerate(result["agents"].values()):
         name = f"{agent['env']}, {agent['small']} and {agent['large']} units"
-        rows = {(row["runtime"], row["driver"]): row for row in agent["bench"]["measurements"]}
+        rows = measurements(agent["bench"])
         medians = [rows[runtime, "agent"]["median_ns"] / 1e3 for runtime in runtimes]
         times.bar(np.arange(len(runtimes)) + index * width, medians, width, label=name)
-        instructions = {driver: row["instructions"] for (runtime, driver), row in rows.items() if runtime == "C"}
+        instructions = {subject: row["instructions"] for (runtime, subject), row in rows.items() if runtime == "C"}
         alone = [instructions[f"{part} alone"]["Cortex-M4"] for part in agent["bench"]["option_use"]]
         flops = agent["bench"]["flops_per_inference"]
         between = np.geomspace(*agent["flops_alone"])
@@ -328,18 +352,24 @@ def main() -> None:
         result = json.loads(path.read_text())
         picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = table(result)
+        tables[f"returns {result['task']}, short"] = short_table(result)
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))
-        tables[path.stem] = speed_table(result, n_envs=(1,), n_options=(2, 4))
-        tables[f"{path.stem}, all"] = speed_table(result, n_envs=(1, 8), n_options=(2, 3, 4))
+        tables[f"{path.stem}, short"] = speed_table(result, n_envs=(1,), n_options=(2,))
+        tables[path.stem] = speed_table(result, n_envs=(1, 8), n_options=(2, 3, 4))
     for name, make in (("demo", demo_table), ("overhead", overhead_table), ("critic_target", critic_target_table)):
         tables[name] = make(json.loads((RESULTS / f"{name}.json").read_text()))
     if (RESULTS / "deployment.json").exists():
         result = json.loads((RESULTS / "deployment.json").read_text())
         deployment_picture(result, RESULTS / "deployment.png")
-        tables["deployment"] = deployment_table(result)
-        tables["deployment, short"] = deployment_summary(result)
+        makers = {
+            "": deployment_table,
+            ", precision": precision_table,
+            ", fidelity": fidelity_table,
+            ", short": deployment_summary,
+        }
+        tables.update({f"deployment{part}": make(result) for part, make in makers.items()})
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

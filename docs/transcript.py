@@ -1,4 +1,4 @@
-"""Runs the session that docs/zoo.md shows and pastes what it printed into it: ``python docs/transcript.py``.
+"""Runs the sessions that docs/modules show and pastes what they printed into them: ``python docs/transcript.py``.
 
 The tuned study goes to benchmarks/results too, as data and picture.
 """
@@ -11,16 +11,20 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-DOCS = Path(__file__).parent
-RESULTS = DOCS.parent / "benchmarks" / "results"
+PAGES = Path(__file__).parent / "modules"
+RESULTS = PAGES.parents[1] / "benchmarks" / "results"
 AGENT = "logs/asym_sac/Pendulum-v1_1/Pendulum-v1.zip"
 COMMANDS = {
-    "sb3-asym train --algo asym_sac --env Pendulum-v1 --seed 1 --eval-freq 5000 --device cpu --num-threads 1": 14,
-    "sb3-asym enjoy --algo asym_sac --env Pendulum-v1 -f logs --no-render -n 2000 --device cpu": 4,
-    f"sb3-asym evaluate {AGENT} --env Pendulum-v1": 8,
-    "sb3-asym tune --env Pendulum-v1 --n-trials 24 --n-jobs 2 -n 12000 --cost-coef 0.01 3 --episodes 20 -o tune": 30,
+    "rl_zoo": {
+        "sb3-asym train --algo asym_sac --env Pendulum-v1 --seed 1 --eval-freq 5000 --device cpu --num-threads 1": 14,
+        "sb3-asym enjoy --algo asym_sac --env Pendulum-v1 -f logs --no-render -n 2000 --device cpu": 4,
+        f"sb3-asym evaluate {AGENT} --env Pendulum-v1": 8,
+    },
+    "tune": {
+        "sb3-asym tune --env Pendulum-v1 --n-trials 24 --n-jobs 2 -n 12000 --cost-coef 0.01 3 --episodes 20 -o tune": 30,
+    },
 }
-"""What is run, and how many of the last lines are shown."""
+"""What is run for each page, and how many of the last lines are shown."""
 
 
 def run(command: str, n_lines: int, folder: Path) -> str:
@@ -34,17 +38,21 @@ def run(command: str, n_lines: int, folder: Path) -> str:
 
 
 def main() -> None:
-    """Run everything and write the page."""
+    """Run everything and write the pages."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        text = "\n\n".join(run(command, n_lines, folder) for command, n_lines in COMMANDS.items())
+        texts = {
+            page: "\n\n".join(run(command, n_lines, folder) for command, n_lines in commands.items())
+            for page, commands in COMMANDS.items()
+        }
         for kind in ("csv", "png"):
             source = folder / "tune" / {"csv": "trials.csv", "png": "pareto.png"}[kind]
             shutil.copy(source, RESULTS / f"pareto_Pendulum-v1.{kind}")
-    page = DOCS / "zoo.md"
-    heading = "## A session\n\n`python docs/transcript.py` ran this (cut where it says …):"
-    block = f"<!-- transcript -->\n{heading}\n\n```console\n{text}\n```\n<!-- end transcript -->"
-    page.write_text(re.sub("<!-- transcript -->.*<!-- end transcript -->", lambda _: block, page.read_text(), flags=re.DOTALL))
+    for page, text in texts.items():
+        path = PAGES / f"{page}.md"
+        start, end = f"<!-- transcript {page} -->", f"<!-- end transcript {page} -->"
+        block = f"{start}\n```console\n{text}\n```\n{end}"
+        path.write_text(re.sub(f"{start}.*?{end}", lambda _, block=block: block, path.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":
