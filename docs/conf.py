@@ -2,8 +2,12 @@
 
 import inspect
 import os
+import pkgutil
+import re
+from importlib import import_module
 from typing import Any
 
+import gymnasium as gym
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
@@ -53,12 +57,45 @@ class CommandHelp(Directive):
         return [nodes.literal_block(text, text, language="text")]
 
 
-def skip_fields(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
-    """The fields of a named tuple are described in its own docstring."""
-    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+def automodule(name: str, *options: str) -> str:
+    """Markdown: all that a module documents."""
+    lines = [f".. automodule:: {name}", *(f"   {option}" for option in (":members:", *options))]
+    return "\n".join(["```{eval-rst}", *lines, "```"])
+
+
+def modules(name: str, elsewhere: str) -> str:
+    """Markdown: the public names of a package, then each of its modules with all the rest."""
+    package = import_module(name)
+    exported = {exported: getattr(package, exported) for exported in getattr(package, "__all__", ())}
+    public = [key for key, value in exported.items() if getattr(value, "__module__", "").startswith(name)]
+    texts = []
+    if name != "sb3_asym":
+        lower = ", ".join(set(exported) - set(public))
+        texts = [automodule(name, ":imported-members:", f":exclude-members: {lower}") if public else automodule(name)]
+    # A module that is named as the public function in it cannot be told from that.
+    documented = {*elsewhere.replace(",", " ").split(), *public, "__main__"}
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg and module.name not in documented:
+            texts += [f"## {name.rpartition('.')[2]}.{module.name}"]
+            texts += [automodule(f"{name}.{module.name}", f":exclude-members: {', '.join(public)}")]
+    return "\n\n".join(texts)
+
+
+def insert_modules(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Pages of the API say ``<!-- modules PACKAGE -->``, with ``without NAME, NAME`` where a module is on another page."""
+    mark = r"^<!-- modules (\S+)(?: without (.*))? -->$"
+    source[0] = re.sub(mark, lambda match: modules(match[1], match[2] or ""), source[0], flags=re.MULTILINE)
+
+
+def skip_member(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Not the fields of a named tuple, which its own docstring describes, nor what Gymnasium says of an env's methods."""
+    text = getattr(member, "__doc__", None)
+    is_field = (text or "").startswith("Alias for field number")
+    return True if is_field or (text is None and hasattr(gym.Env, name.rpartition(".")[2])) else None
 
 
 def setup(app: Sphinx) -> None:
     """Register what is defined here."""
     app.add_directive("command-help", CommandHelp)
-    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("source-read", insert_modules)
