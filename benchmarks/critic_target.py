@@ -86,7 +86,7 @@ def main() -> None:
     for target in ("choice", "in force"):
         means = [row["mean_reward"] for row in rows if row["target"] == target]
         uses = [row["option_use"]["large"] for row in rows if row["target"] == target]
-        print(f"{target}: return {np.mean(means):.1f} ± {np.std(means):.1f}, large drives {np.mean(uses):.0%}")
+        print(f"{target}: return {np.mean(means):.1f} ± {np.std(means):.1f}, large in force {np.mean(uses):.0%}")
 
 
 if __name__ == "__main__":

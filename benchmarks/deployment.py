@@ -73,7 +73,7 @@ FIDELITY = {
 
 def brief_agent(task: Task) -> AsymSAC:
     """
-    An agent that has learned for a moment. What its master prefers is shifted until both sub-policies drive in the first
+    An agent that has learned for a moment. What its master prefers is shifted until both sub-policies act in the first
     episode, as they do after a longer training.
     """
     env = make_vec_env(task.env, seed=SEED)
@@ -114,15 +114,15 @@ def fidelity(kind: str, task: Task) -> dict[str, Any]:
     model = brief_agent(task)
     vec_normalize = model.get_vec_normalize_env()
     agent = deployable(model, vec_normalize)
-    driven = record(ModelRunner(model, vec_normalize), agent, gym.make(task.env), n_steps=N_STEPS, seed=SEED)
-    row: dict[str, Any] = {"kind": kind, "env": task.env, "steps": len(driven.options), "large_use": driven.options.mean()}
+    recorded = record(ModelRunner(model, vec_normalize), agent, gym.make(task.env), n_steps=N_STEPS, seed=SEED)
+    row: dict[str, Any] = {"kind": kind, "env": task.env, "steps": len(recorded.options), "large_use": recorded.options.mean()}
     with tempfile.TemporaryDirectory() as name:
         for target in (CFormat(), OnnxFormat()):
-            target.write(agent, driven.head(1), Path(name))
-            options, actions = replay(target.driver(agent, Path(name)), agent, driven)
+            target.write(agent, recorded.head(1), Path(name))
+            options, actions = replay(target.runner(agent, Path(name)), agent, recorded)
             row[target.name] = {
-                "other_options": int((options != driven.options).sum()),
-                "max_action_error": float(np.abs(actions - driven.actions).max()),
+                "other_options": int((options != recorded.options).sum()),
+                "max_action_error": float(np.abs(actions - recorded.actions).max()),
             }
     return row
 
@@ -149,9 +149,9 @@ def time_ratios(model: AsymSAC, task: Task, agent: DeployableAgent, folder: Path
 def vectorized_over_predicted(model: AsymSAC, agent: DeployableAgent, episode: Recording, flops: float) -> float:
     """As ``instructions_over_predicted`` of the report, but with the compiler's vectors."""
     counts = []
-    for driver in (agent, *(agent.alone(option) for option in range(len(agent.sub_policies)))):
+    for subject in (agent, *(agent.alone(option) for option in range(len(agent.sub_policies)))):
         with tempfile.TemporaryDirectory() as name:
-            CFormat().write(driver, episode.head(1), Path(name))
+            CFormat().write(subject, episode.head(1), Path(name))
             counts.append(instructions_per_step(CFormat(), Path(name), episode.observations, VECTOR_FLAGS))
     alone = zip((cost.flops for cost in model.policy.option_costs), counts[1:], strict=True)
     return over_predicted(counts[0], flops, list(alone))

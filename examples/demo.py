@@ -1,4 +1,4 @@
-"""`make demo`: swing a pendulum up and balance it, with a network that is hardly used: who drives when?
+"""`make demo`: swing a pendulum up and balance it, with a network that is hardly used: which sub-policy acts when?
 
 Trains for a few minutes, then prints return and cost of the agent beside each sub-policy alone, and draws one episode and
 the learning curve.
@@ -54,7 +54,7 @@ learning_curves(curve, OUTPUT / "learning_curve.png", title=TASK)
 
 print("\nLook at")
 for name, what in {
-    "timeline.png": "which sub-policy drove at which step of an episode",
+    "timeline.png": "which sub-policy was in force at which step of an episode",
     "learning_curve.png": "return over training",
     "report.json": "the table above as data",
     "agent.zip": f"the agent: sb3-asym evaluate {OUTPUT}/agent.zip --env {TASK}",

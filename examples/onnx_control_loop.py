@@ -1,5 +1,5 @@
 """
-Drives an env that has continuous actions with an exported agent. Needs numpy, onnxruntime and gymnasium only:
+Runs an exported agent in an env that has continuous actions. Needs numpy, onnxruntime and gymnasium only:
 
 sb3-asym export outputs/half_cheetah/final.zip --format onnx -o outputs/half_cheetah/onnx
 python examples/onnx_control_loop.py outputs/half_cheetah/onnx HalfCheetah-v5

@@ -1,4 +1,4 @@
-/* HalfCheetah-v5 in C alone: MuJoCo's simulation, driven by the exported agent. main half_cheetah.xml */
+/* HalfCheetah-v5 in C alone: MuJoCo's simulation, and the exported agent that acts in it. main half_cheetah.xml */
 #include <mujoco/mujoco.h>
 #include <stdio.h>
 
