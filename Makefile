@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format type docs bench clean
+.PHONY: help install demo test lint format type docs pictures bench dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,15 +21,16 @@ $(READY): pyproject.toml
 
 install: $(READY) ## create .venv and install everything for development
 
-demo: $(READY) ## train on a real task for a few minutes, then show return, cost and who drove when
+demo: $(READY) ## train on a real task for a few minutes, then show return, cost and which sub-policy acted when
 	$(BIN)/python examples/demo.py
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n auto
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style, and that each module imports only what stands below it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(READY) ## rewrite in the project's style
 	$(BIN)/ruff check --fix .
@@ -38,11 +39,25 @@ format: $(READY) ## rewrite in the project's style
 type: $(READY) ## check types
 	$(BIN)/mypy
 
-docs: $(READY) ## draw the pictures in docs/ and benchmarks/ anew from their data
+docs: $(READY) ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
+
+pictures: $(READY) ## draw the pictures and write the tables in README and docs/ anew from benchmarks/results
 	$(BIN)/python benchmarks/draw.py
 
 bench: $(READY) ## measure the time of predict and learn against stock SAC
 	$(BIN)/python benchmarks/overhead.py
 
+# No -e and no source tree on the path: what is tried is the wheel.
+dist: $(READY) ## build sdist and wheel, check them, and try the wheel in an empty environment
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet "$(TORCH)"
+	build/wheel/bin/python -m pip install --quiet "$$(echo dist/*.whl)[cli]"
+	build/wheel/bin/python -I .ci/try_wheel.py
+
 clean: ## remove what was built
-	rm -rf $(VENV) build dist outputs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist docs/_build outputs .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
