@@ -24,12 +24,12 @@ class OptionSamples(NamedTuple):
     A batch of option transitions. Rewards and costs are apart, so that λ may differ from row to row.
 
     :param observations: observations where the options started, ``(batch, …)``
-    :param actions: options ``(batch, 1)``
-    :param next_observations: observations where they ended, ``(batch, …)``
-    :param dones: whether the episode terminated there, ``(batch, 1)``
+    :param actions: options, ``(batch, 1)``
+    :param next_observations: observations where the options ended, ``(batch, …)``
+    :param dones: 1 where the episode terminated with the option, else 0, ``(batch, 1)``
     :param rewards: discounted sums of the rewards, ``(batch, 1)``
     :param costs: discounted sums of the relative cost c_ω, in the units of ``rewards`` at λ = 1, ``(batch, 1)``
-    :param discounts: γ^k, ``(batch, 1)``
+    :param discounts: discounts γ^k of the value after the option, ``(batch, 1)``
     """
 
     observations: Any
@@ -42,10 +42,10 @@ class OptionSamples(NamedTuple):
 
     def net(self, cost_coef: float | th.Tensor) -> ReplayBufferSamples:
         """
-        The batch as SB3 knows it, with net rewards.
+        The batch in SB3's form, with net rewards.
 
-        :param cost_coef: λ, a number or ``(batch, 1)``
-        :return: the batch; its rewards have paid λ · cost
+        :param cost_coef: cost coefficient λ, a number or ``(batch, 1)``
+        :return: batch with ``rewards − λ · costs`` as its rewards
         """
         rewards = self.rewards - cost_coef * self.costs
         return ReplayBufferSamples(
@@ -55,13 +55,13 @@ class OptionSamples(NamedTuple):
 
 class OptionMemory:
     """
-    Samples option transitions (SMDP transitions) from the primitive ones in a replay buffer.
+    Memory that samples option transitions (SMDP transitions) from the primitive ones in a replay buffer.
 
-    :param replay_buffer: the buffer that holds the primitive transitions; its class may be any of SB3's or a subclass
-    :param option_length: greatest number of env steps that an option runs
+    :param replay_buffer: buffer of the primitive transitions, of any of SB3's classes or a subclass
+    :param option_length: greatest length of an option, env steps
     :param gamma: discount factor of one env step
-    :param costs: ``(n_options,)`` relative costs c_ω, in (0, 1]
-    :param recent_steps: sample only options that started within this many of the latest env steps (over all envs)
+    :param costs: relative costs c_ω in (0, 1], ``(n_options,)``
+    :param recent_steps: number of latest env steps, over all envs, within which a sampled option started; None for all
     """
 
     def __init__(
@@ -79,20 +79,21 @@ class OptionMemory:
         self.recent_steps = recent_steps
         shape = (replay_buffer.buffer_size, replay_buffer.n_envs)
         self.options = np.full(shape, NO_OPTION, dtype=np.int8)
-        # Where an option started: the steps it ran, known once it has ended. Zero everywhere else.
+        # At the first step of an option, the number of steps that it ran, once it has ended. Zero everywhere else.
         self.lengths = np.zeros(shape, dtype=np.int32)
-        # Where options started that can be sampled once they have ended: flat indices (row · n_envs + env), oldest first,
-        # in a ring that `_first` and `_end` count around.
+        # First steps of the options that can be sampled, once they have ended: flat indices (row · n_envs + env), oldest
+        # first, in a ring. `_first` and `_end` are places in the ring that only grow, so they are taken modulo its length.
         self._starts = np.zeros(replay_buffer.buffer_size * replay_buffer.n_envs, dtype=np.int64)
         self._first = self._end = self._n_complete = 0
         self._running = np.zeros(replay_buffer.n_envs, dtype=np.int64)
 
     def add(self, options: np.ndarray, started: np.ndarray, ended: np.ndarray) -> None:
         """
-        Remember the options of the row of transitions that the replay buffer stores next. Call it before
-        ``replay_buffer.add``.
+        Store the options of the row of transitions that the replay buffer stores next.
 
-        :param options: ``(n_envs,)`` option in force, ``NO_OPTION`` where none was
+        Call it before ``replay_buffer.add``.
+
+        :param options: options in force, ``(n_envs,)``, ``NO_OPTION`` where there is none
         :param started: ``(n_envs,)`` True where this is the option's first step
         :param ended: ``(n_envs,)`` True where this is its last step: it ran its full length, or the episode ended
         """
@@ -111,14 +112,14 @@ class OptionMemory:
         self._starts[np.arange(self._end, self._end + len(new)) % len(self._starts)] = pos * n_envs + new
         self._end += len(new)
         self._running = np.where(started, 1, np.where(self._running > 0, self._running + 1, 0))
-        # A longer option has lost its own start.
+        # The first step of a longer option has been overwritten.
         complete = np.flatnonzero(ended & known & (self._running > 0) & (self._running <= n_kept))
         self.lengths[(pos - self._running[complete] + 1) % size, complete] = self._running[complete]
         self._n_complete += len(complete)
         self._running[ended] = 0
 
     def _n_kept(self) -> int:
-        """Number of latest rows, the one that is written now included, from which can be sampled."""
+        """Number of latest rows that can be sampled, including the row that is about to be written."""
         buffer = self.replay_buffer
         # With optimize_memory_usage, the next observation overwrites the row that follows.
         size = buffer.buffer_size - buffer.optimize_memory_usage
@@ -126,9 +127,9 @@ class OptionMemory:
 
     def size(self) -> int:
         """
-        Size of the memory.
+        Count the option transitions that can be sampled.
 
-        :return: number of option transitions that can be sampled
+        :return: number of option transitions
         """
         return int(np.count_nonzero(self._valid(self._candidates(self._first, self._end))))
 
@@ -139,9 +140,9 @@ class OptionMemory:
 
     def can_sample(self) -> bool:
         """
-        Whether there is anything to sample.
+        Check for an option transition that can be sampled.
 
-        :return: True where there is a complete option transition
+        :return: True if there is at least one complete option transition
         """
         return self._n_complete > 0
 
@@ -150,14 +151,14 @@ class OptionMemory:
         Sample option transitions uniformly.
 
         :param batch_size: number of option transitions
-        :param env: normalization of observations and rewards
-        :return: the batch
+        :param env: normalization of observations and rewards, or None
+        :return: batch of option transitions
         :raises RuntimeError: if there is no complete option yet
         """
         buffer = self.replay_buffer
         starts = self._draw(batch_size)
         lengths = _rows(self.lengths, starts)
-        # What follows the end of an option may belong to another episode: repeat its last step instead.
+        # Steps after the end of an option may belong to another episode, so its last step is repeated instead.
         ages = np.minimum(np.arange(self.option_length), lengths[:, None] - 1)
         steps = (starts[:, None] + ages * buffer.n_envs) % self.lengths.size
         last = steps[:, -1]
@@ -185,11 +186,11 @@ class OptionMemory:
         return self.costs / np.sqrt(env.ret_rms.var + env.epsilon)
 
     def _to_torch(self, array: np.ndarray) -> th.Tensor:
-        """Without the copy that ``replay_buffer.to_torch`` makes."""
+        """Tensor on the buffer's device, without the copy that ``replay_buffer.to_torch`` makes."""
         return th.as_tensor(array, device=self.replay_buffer.device)
 
     def _candidates(self, first: int, end: int) -> np.ndarray:
-        """Where options started that may have ended, flat, oldest first: between two places in the ring."""
+        """Flat indices of the options' first steps between two places in the ring, oldest first."""
         return self._starts[np.arange(first, min(end, self._end)) % len(self._starts)]
 
     def _valid(self, starts: np.ndarray) -> np.ndarray:
@@ -197,7 +198,7 @@ class OptionMemory:
         return _rows(self.lengths, starts) > 0
 
     def _draw(self, batch_size: int) -> np.ndarray:
-        """``batch_size`` uniformly drawn option starts: by rejection, as few options are still running."""
+        """Draw first steps of complete options uniformly: by rejection, as few options are still running."""
         found: list[np.ndarray] = []
         missing = batch_size
         for _ in range(4):
@@ -240,26 +241,33 @@ class OptionMemory:
 
 class HerOptionMemory(OptionMemory):
     """
-    Option transitions with goals relabelled as HER does (Andrychowicz et al., 2017): one new goal for the whole option,
-    for which every primitive reward in it is computed anew.
+    Option memory with goals relabelled as HER does (Andrychowicz et al., 2017).
+
+    A relabelled option has one new goal, for which all its primitive rewards are computed anew.
     """
 
     replay_buffer: HerReplayBuffer
 
     def _valid(self, starts: np.ndarray) -> np.ndarray:
-        """As HER, sample only from episodes that have ended."""
+        """True where the option and its episode have ended, as HER samples from finished episodes only."""
         return super()._valid(starts) & (_rows(self.replay_buffer.ep_length, starts) > 0)
 
     @property
     def n_transitions(self) -> int:
+        """Number of primitive transitions in finished episodes."""
         return int(np.count_nonzero(self.replay_buffer.ep_length))
 
     def can_sample(self) -> bool:
-        """Looks from the oldest options on, so that it need not go far."""
+        """
+        Check for an option transition that can be sampled.
+
+        :return: True if there is at least one complete option transition in a finished episode
+        """
+        # From the oldest options on, whose episodes end first, so that few are looked at.
         return any(self._valid(self._candidates(i, i + 4096)).any() for i in range(self._first, self._end, 4096))
 
     def _sample_goals(self, starts: np.ndarray) -> np.ndarray:
-        """HER's share of the batch gets a goal that the episode achieved later, the rest keeps its own."""
+        """Goals of the options: achieved later in the episode for HER's share of the batch, and their own for the rest."""
         goals = _rows(self.replay_buffer.observations["desired_goal"], starts)
         n_virtual = int(self.replay_buffer.her_ratio * len(starts))
         if n_virtual > 0:
@@ -267,6 +275,7 @@ class HerOptionMemory(OptionMemory):
         return goals
 
     def _rewards(self, steps: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
+        """Rewards of the primitive steps, computed anew for the goals of HER's share of the batch."""
         assert goals is not None
         assert self.replay_buffer.env is not None
         rewards = super()._rewards(steps, goals)
@@ -287,18 +296,18 @@ class HerOptionMemory(OptionMemory):
 
 
 def _rows(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Copies of the rows ``steps`` (flat indices) of what is stored, ``(buffer_size, n_envs, …)``."""
+    """Copies of the stored rows, ``(buffer_size, n_envs, …)``, at the flat indices ``steps``."""
     return values.reshape(-1, *values.shape[2:]).take(steps, axis=0)
 
 
 def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Batch:
     """
-    The batch that ``buffer.sample`` returns. For SB3's own ``ReplayBuffer``, nothing is copied twice on the way.
+    Sample primitive transitions as ``buffer.sample`` does, but with fewer copies for SB3's own ``ReplayBuffer``.
 
     :param buffer: buffer of primitive transitions
     :param batch_size: number of primitive transitions
-    :param env: normalization of observations and rewards
-    :return: primitive transitions
+    :param env: normalization of observations and rewards, or None
+    :return: batch of primitive transitions
     """
     if type(buffer) is not ReplayBuffer or buffer.optimize_memory_usage:
         return buffer.sample(batch_size, env=env)
@@ -317,10 +326,10 @@ def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize 
 
 def make_option_memory(replay_buffer: ReplayBuffer, **kwargs: Any) -> OptionMemory:
     """
-    The option memory for a replay buffer.
+    Make the option memory for a replay buffer.
 
-    :param replay_buffer: the buffer of primitive transitions
-    :param kwargs: arguments of ``OptionMemory``
-    :return: a ``HerOptionMemory`` beside a ``HerReplayBuffer``, else an ``OptionMemory``
+    :param replay_buffer: buffer of the primitive transitions
+    :param kwargs: further arguments of ``OptionMemory``
+    :return: ``HerOptionMemory`` for a ``HerReplayBuffer``, otherwise ``OptionMemory``
     """
     return (HerOptionMemory if isinstance(replay_buffer, HerReplayBuffer) else OptionMemory)(replay_buffer, **kwargs)

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 NO_OPTION = -1
-"""Stands for "no sub-policy acts", as in the random warm-up before learning starts."""
+"""Option of a step without a sub-policy, as in the random warm-up before learning starts."""
 
 
 class OptionState(NamedTuple):
     """
-    The option in force in each env, and the env steps that it has left. One row per env.
+    State of the option clock, with one row per env.
 
-    :param option: ``(n_envs,)`` index of the option in force
-    :param steps_left: ``(n_envs,)`` env steps that the option has left; at 0 the next step starts a new option
+    :param option: options in force, ``(n_envs,)``
+    :param steps_left: env steps that the options have left, ``(n_envs,)``; at 0 the next step starts a new option
     """
 
     option: np.ndarray
@@ -33,17 +33,17 @@ def advance_options(
     choose: Callable[[np.ndarray], np.ndarray | int],
 ) -> OptionState:
     """
-    The option clock: the options in force in the coming env step.
+    Advance the option clock by one env step.
 
     A new option starts where there is no state yet, where the last option has run out, and where an episode starts.
-    Nothing that was passed in is changed.
+    The arguments are not changed.
 
-    :param state: the state after the last step (see ``OptionState``), or None to start a new option everywhere
+    :param state: state after the last step (see ``OptionState``), or None to start a new option everywhere
     :param episode_start: ``(n_envs,)`` True where the coming step is the first of an episode
     :param n_envs: number of envs
     :param option_length: env steps for which an option is held
-    :param choose: takes the mask ``(n_envs,)`` of envs that need a new option, returns one option for each of them
-    :return: the state for the coming step; ``steps_left`` is what remains after it
+    :param choose: function from the mask ``(n_envs,)`` of the envs that need a new option to one option for each of them
+    :return: state for the coming step, with the steps left after it
     :raises ValueError: if the state does not have one row per env
     """
     if state is None:
@@ -66,13 +66,13 @@ def advance_options(
 
 class OptionReturn(NamedTuple):
     r"""
-    Reward and discount of option transitions that ran k steps each (SMDP, Sutton et al. 1999, section 3), ``(n_options,)``.
+    Reward and discount of option transitions that ran k steps each (SMDP, Sutton et al. 1999, section 3).
 
     The net reward at λ is ``rewards − λ · c_ω · durations``.
 
-    :param rewards: :math:`\sum_{i<k} \gamma^i r_{t+i}`
-    :param durations: :math:`\sum_{i<k} \gamma^i`, env steps
-    :param discounts: :math:`\gamma^k`
+    :param rewards: discounted rewards :math:`\sum_{i<k} \gamma^i r_{t+i}`, ``(n_options,)``
+    :param durations: discounted durations :math:`\sum_{i<k} \gamma^i`, ``(n_options,)``, env steps
+    :param discounts: discounts :math:`\gamma^k` of the value after the option, ``(n_options,)``
     """
 
     rewards: np.ndarray
@@ -82,11 +82,11 @@ class OptionReturn(NamedTuple):
 
 def option_return(rewards: np.ndarray, lengths: np.ndarray, gamma: float) -> OptionReturn:
     """
-    Discounted sums over the primitive steps of option transitions.
+    Sum the rewards of option transitions over their primitive steps.
 
-    :param rewards: ``(n_options, option_length)`` rewards of the primitive steps; those after an option's end are ignored
-    :param lengths: ``(n_options,)`` steps k that each option ran
-    :param gamma: discount factor of one primitive step
+    :param rewards: rewards of the primitive steps, ``(n_options, option_length)``; those after an option's end are ignored
+    :param lengths: env steps k that each option ran, ``(n_options,)``
+    :param gamma: discount factor of one env step
     :return: rewards, durations and discounts
     """
     powers = gamma ** np.arange(rewards.shape[1] + 1)
@@ -97,8 +97,10 @@ def option_return(rewards: np.ndarray, lengths: np.ndarray, gamma: float) -> Opt
 
 class OptionStatistics:
     """
-    Use of the options: ``steps`` that each was in force ``(n_options,)``, ``n_choices``, ``n_switches`` from one
-    sub-policy to another within an episode, and ``n_episodes`` that ended.
+    Counts of the use of the options.
+
+    ``steps`` are the env steps in which each option was in force, ``(n_options,)``; ``n_choices`` counts the choices of an
+    option, ``n_switches`` the changes of the sub-policy within an episode, and ``n_episodes`` the episodes that ended.
 
     :param n_options: number of sub-policies
     :param n_envs: number of envs
@@ -110,7 +112,7 @@ class OptionStatistics:
         self.reset()
 
     def reset(self) -> None:
-        """Start counting anew, in the middle of episodes if need be."""
+        """Set all counts to zero, which may be done within an episode."""
         self.steps = np.zeros_like(self.steps)
         self.n_choices = self.n_switches = self.n_episodes = 0
 
@@ -118,10 +120,10 @@ class OptionStatistics:
         """
         Count one step of all envs.
 
-        :param options: ``(n_envs,)`` options in force
+        :param options: options in force, ``(n_envs,)``
         :param started: ``(n_envs,)`` True where this is the option's first step
         :param dones: ``(n_envs,)`` True where the episode ends with this step
-        :param counted: ``(n_envs,)`` False where the env does not count
+        :param counted: ``(n_envs,)`` True where the env counts; by default all envs do
         """
         counted = np.ones(len(options), dtype=bool) if counted is None else counted
         self.steps += np.bincount(options[counted], minlength=len(self.steps))
@@ -133,11 +135,11 @@ class OptionStatistics:
 
 def check_option_arguments(n_options: int, option_length: int) -> None:
     """
-    Refuse options among which nothing can be chosen, or that last no step.
+    Check the number of sub-policies and the length of an option.
 
     :param n_options: number of sub-policies
     :param option_length: env steps for which an option is held
-    :raises ValueError: if there are fewer than two sub-policies, or there is no step in an option
+    :raises ValueError: if there are fewer than two sub-policies, or the length is not an integer of at least 1
     """
     if n_options < 2:
         raise ValueError(f"Switching needs at least two sub-policies, got {n_options}.")

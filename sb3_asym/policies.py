@@ -1,4 +1,4 @@
-"""The networks of an AsymSAC agent: what is deployed (actors and master) and what only training needs (critics)."""
+"""The networks of an AsymSAC agent: actors and master, which are deployed, and critics, which only training needs."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -24,31 +24,31 @@ from sb3_asym.options import OptionState, advance_options, check_option_argument
 from sb3_asym.sub_policies import NetArchs, check_order, parse_critic_net_archs, parse_sub_net_archs
 
 Chooser = Callable[[PyTorchObs, int], np.ndarray]
-"""Takes preprocessed observations and their number, returns an option for each."""
+"""Function from preprocessed observations ``(n_obs, …)`` and their number to options ``(n_obs,)``."""
 
 
 class AsymSACPolicy(SACPolicy):
     """
-    K SAC actors from cheapest to most expensive, a master that picks one of them, and their critics.
+    Policy of several SAC actors from cheapest to most expensive, a master that chooses one of them, and their critics.
 
-    ``actor``, ``critic`` and ``critic_target`` are the largest sub-policy's.
+    ``actor``, ``critic`` and ``critic_target`` are those of the largest sub-policy.
 
     :param observation_space: observation space
     :param action_space: action space
     :param lr_schedule: learning rate schedule of actors and critics
-    :param net_arch: SAC's argument: sizes the largest sub-policy (``pi``) and the critics (``qf``); the small
-        sub-policy is then derived from it (each width ÷ 8, at least 4). Either this or ``sub_net_archs``.
+    :param net_arch: SAC's argument: hidden layers of the largest sub-policy (``pi``) and of the critics (``qf``); the
+        small sub-policy has each width of the largest one ÷ 8, at least 4. Either this or ``sub_net_archs``.
     :param sub_net_archs: hidden layers of each sub-policy by its name, cheapest first
-    :param critic_net_arch: hidden layers of the critic. Default: for a shared critic as the largest sub-policy,
-        for separate critics each as its own sub-policy. Separate critics also take a mapping by name.
+    :param critic_net_arch: hidden layers of the critic; for separate critics also a mapping by the names of the sub-policies.
+        By default those of the largest sub-policy for a shared critic, and of the critic's own sub-policy for separate ones.
     :param master_net_arch: hidden layers of the master's q-network
     :param option_length: env steps for which an option is held
-    :param critic_kind: "shared" (one critic for the agent as a whole) or "separate" (one for each sub-policy)
+    :param critic_kind: "shared" (one critic for the whole agent) or "separate" (one for each sub-policy)
     :param kwargs: further arguments of SB3's ``SACPolicy``
     :raises ValueError: if sizes are missing, contradict each other or are not ordered from cheapest to most expensive
     """
 
-    # Module lists, whose members mypy does not know.
+    # Module lists, of whose members mypy does not know the types.
     actors: Any
     critics: Any
     critic_targets: Any
@@ -66,7 +66,7 @@ class AsymSACPolicy(SACPolicy):
         critic_kind: str = "shared",
         **kwargs: Any,
     ):
-        # SACPolicy's constructor ends by building the networks, so what they need is set before it.
+        # SACPolicy's constructor ends with a call of _build, so the attributes that it reads are set before.
         self.sub_net_archs, critic_arch = parse_sub_net_archs(net_arch, sub_net_archs)
         check_option_arguments(len(self.sub_net_archs), option_length)
         self.option_names = tuple(self.sub_net_archs)
@@ -80,15 +80,17 @@ class AsymSACPolicy(SACPolicy):
         )
 
     def _build(self, lr_schedule: Schedule) -> None:
+        """Build all networks and their optimizers."""
         if self.optimizer_class is th.optim.Adam and not {"foreach", "differentiable"} & set(self.optimizer_kwargs):
-            # One kernel instead of a loop over all weights.
+            # One kernel for all weights is faster than a loop over them.
             self.optimizer_kwargs = {"fused": True, **self.optimizer_kwargs}
         self.actors, self.critics, self.critic_targets = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for arch in self.sub_net_archs.values():
             kwargs = self._update_features_extractor({**self.actor_kwargs, "net_arch": arch})
             self.actors.append(Actor(**kwargs).to(self.device))
-        # Each critic's own actor: a shared critic has the largest for that.
-        for arch, actor in zip(self.critic_net_archs, self.actors[-len(self.critic_net_archs) :], strict=True):
+        # A separate critic belongs to its own actor, a shared one to the largest.
+        actors_of_critics = self.actors[-len(self.critic_net_archs) :]
+        for arch, actor in zip(self.critic_net_archs, actors_of_critics, strict=True):
             extractor = actor.features_extractor if self.share_features_extractor else None
             self.critics.append(self._make_sub_critic(arch, extractor))
         for arch in self.critic_net_archs:
@@ -98,9 +100,12 @@ class AsymSACPolicy(SACPolicy):
         for actor in self.actors:
             actor.optimizer = self._make_optimizer(actor.parameters(), lr_schedule)
         for critic in self.critics:
-            # As in SACPolicy, a features extractor that is shared learns from the actor's loss alone.
-            own = [p for name, p in critic.named_parameters() if "features_extractor" not in name]
-            critic.optimizer = self._make_optimizer(own if self.share_features_extractor else critic.parameters(), lr_schedule)
+            parameters = []
+            for name, parameter in critic.named_parameters():
+                # As in SACPolicy, a shared features extractor learns from the actor's loss alone.
+                if not self.share_features_extractor or "features_extractor" not in name:
+                    parameters.append(parameter)
+            critic.optimizer = self._make_optimizer(parameters, lr_schedule)
         self.optimizers = [network.optimizer for network in (*self.actors, *self.critics)]
         self._noise_of_largest: th.Tensor | None = None
         self.master = DQNPolicy(
@@ -133,9 +138,9 @@ class AsymSACPolicy(SACPolicy):
 
     def mean_flops(self, option_steps: np.ndarray, n_choices: int) -> float:
         """
-        FLOPs that deployment spends per env step.
+        Mean FLOPs of the deployed agent per env step, the master's share included.
 
-        :param option_steps: ``(n_options,)`` env steps that each option was in force
+        :param option_steps: env steps in which each option was in force, ``(n_options,)``
         :param n_choices: number of the master's choices in these steps
         :return: mean FLOPs per inference
         """
@@ -143,7 +148,7 @@ class AsymSACPolicy(SACPolicy):
 
     @property
     def actor(self) -> Actor:  # type: ignore[override]
-        """The largest sub-policy's actor."""
+        """The actor of the largest sub-policy."""
         return self.actors[-1]
 
     @property
@@ -157,11 +162,16 @@ class AsymSACPolicy(SACPolicy):
         return self.critic_targets[-1]
 
     def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw new gSDE noise for all sub-policies.
+
+        :param batch_size: number of noise matrices, one for each env
+        """
         self.actor.reset_noise(batch_size=batch_size)
         self._renew_noise()
 
     def _renew_noise(self) -> None:
-        """Where SB3 has drawn new gSDE noise for ``actor``, the largest, draw it for the other sub-policies too."""
+        """Draw new gSDE noise for the other sub-policies where SB3 has drawn it for the largest, ``actor``."""
         largest = self.actor.action_dist.exploration_mat
         if largest is not self._noise_of_largest:
             self._noise_of_largest = largest
@@ -169,30 +179,35 @@ class AsymSACPolicy(SACPolicy):
                 actor.reset_noise(batch_size=len(self.actor.action_dist.exploration_matrices))
 
     def set_training_mode(self, mode: bool) -> None:
-        if mode == self.training:  # walking through all modules takes as long as an action
+        """
+        Switch all networks but the master to training or evaluation mode.
+
+        :param mode: True for training mode, False for evaluation mode
+        """
+        if mode == self.training:  # a walk through all modules takes as long as an action
             return
         for network in (*self.actors, *self.critics):
             network.set_training_mode(mode)
-        self.master.set_training_mode(False)  # it learns at times of its own
+        self.master.set_training_mode(False)  # the master sets its own training mode when it learns
         self.training = mode
 
     def greedy_options(self, obs: PyTorchObs, n_obs: int = 1) -> np.ndarray:
         """
-        The master's choice.
+        Options that the master chooses, by the greatest q-value.
 
-        :param obs: preprocessed observations ``(n_obs, …)``
-        :param n_obs: their number
+        :param obs: preprocessed observations, ``(n_obs, …)``
+        :param n_obs: number of observations
         :return: ``(n_obs,)`` options
         """
         return self.master.q_net._predict(obs).cpu().numpy()
 
     def actions(self, obs: PyTorchObs, options: np.ndarray, deterministic: bool = False) -> th.Tensor:
         """
-        Actions of the given options; each observation runs through its own option's network only.
+        Actions of the given options; each observation runs through the network of its own option only.
 
-        :param obs: preprocessed observations ``(batch, …)``
-        :param options: ``(batch,)`` options in force
-        :param deterministic: mean action instead of a sample
+        :param obs: preprocessed observations, ``(batch, …)``
+        :param options: options in force, ``(batch,)``
+        :param deterministic: True for mean actions, False for samples
         :return: actions in [-1, 1], ``(batch, action_dim)``
         """
         if self.actor.use_sde and not deterministic:
@@ -203,24 +218,25 @@ class AsymSACPolicy(SACPolicy):
         actions = th.empty(len(options), get_action_dim(self.action_space), device=self.device)
         for option in np.unique(options):
             rows = th.as_tensor(options == option, device=self.device)
-            # A gSDE noise matrix belongs to an env, so there all rows go through.
+            # With gSDE, each noise matrix belongs to the row of an env, so all rows run through the network.
             whole = self.actor.use_sde and not deterministic
             acted = self._act(int(option), obs if whole else select_rows(obs, rows), deterministic)
             actions[rows] = acted[rows] if whole else acted
         return actions
 
     def _act(self, option: int, obs: PyTorchObs, deterministic: bool) -> th.Tensor:
+        """Actions of one option, in [-1, 1]."""
         actor = self.actors[option]
         if deterministic:
             return mean_action(actor, obs)
         if actor.use_sde:
             return actor(obs)
-        # What the actor's distribution does, without building one.
+        # A sample of the actor's distribution, without the cost of building one.
         mean, log_std, _ = actor.get_action_dist_params(obs)
         return th.tanh(mean + log_std.exp() * th.randn_like(mean))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """Action of options that start here."""
+        """Actions of new options, which the master chooses for these observations."""
         return self.actions(observation, self.greedy_options(observation), deterministic)
 
     def advance(
@@ -232,13 +248,13 @@ class AsymSACPolicy(SACPolicy):
         choose: Chooser | None = None,
     ) -> OptionState:
         """
-        One tick of the option clock: ``choose`` (the master, by default) picks an option wherever a new one is due.
+        Advance the option clock by one env step, and choose an option wherever a new one is due.
 
-        :param obs: preprocessed observations ``(n_envs, …)``
+        :param obs: preprocessed observations, ``(n_envs, …)``
         :param n_envs: number of envs
-        :param state: option state after the last step, or None
+        :param state: option state after the last step, or None to start a new option everywhere
         :param episode_start: ``(n_envs,)`` True where an episode starts
-        :param choose: function that picks the options
+        :param choose: function that chooses the options; by default the master
         :return: option state for the coming step
         """
         pick = choose or self.greedy_options
@@ -258,15 +274,17 @@ class AsymSACPolicy(SACPolicy):
         choose: Chooser | None = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """
-        Action and option state, the way SB3's recurrent policies do it. Pass the state of the last step back in, and
-        options are held; pass none, and a new option starts.
+        Choose actions and advance the option state, in the manner of SB3's recurrent policies.
 
-        :param observation: observation(s)
-        :param state: an ``OptionState``, ``(option, steps_left)`` with one row per env, or None
-        :param episode_start: ``(n_envs,)`` True where an episode starts, so that a new option does
-        :param deterministic: mean actions instead of samples; the master's choice is greedy in both cases
-        :param choose: function that picks the options in the master's place
-        :return: action(s) and the new option state
+        With the state of the last step, options are held; without a state, a new option starts.
+
+        :param observation: a single observation, or a batch ``(n_envs, …)``
+        :param state: ``OptionState`` after the last step, ``(option, steps_left)`` with one row per env, or None
+        :param episode_start: ``(n_envs,)`` True where an episode starts, and with it a new option
+        :param deterministic: True for mean actions, False for samples; the master's choice is greedy in both cases
+        :param choose: function that chooses the options; by default the master
+        :return: action, or actions ``(n_envs, action_dim)``, and the option state for the next step
+        :raises ValueError: if the observation is a tuple, or the state does not have one row per env
         """
         if isinstance(observation, tuple):
             raise ValueError("predict() got a tuple: pass `obs` from `obs, info = env.reset()`, not both.")
@@ -317,10 +335,10 @@ class MlpPolicy(AsymSACPolicy):
 
 def select_rows(obs: PyTorchObs, rows: th.Tensor) -> PyTorchObs:
     """
-    Some rows of a batch of observations.
+    Select rows of a batch of observations.
 
-    :param obs: observations ``(batch, …)``
-    :param rows: mask ``(batch,)``
-    :return: the rows where the mask is True
+    :param obs: observations, ``(batch, …)``
+    :param rows: ``(batch,)`` True for the rows to select
+    :return: observations of those rows
     """
     return {key: value[rows] for key, value in obs.items()} if isinstance(obs, dict) else obs[rows]

@@ -1,5 +1,5 @@
 """
-What an exported agent takes on this machine and on a Cortex-M4: time, instructions, memory, energy.
+Cost of an exported agent on this machine and on a Cortex-M4: time, instructions, memory, energy.
 
 :func:`bench` measures a folder that an export wrote; on the command line: ``sb3-asym bench-export``.
 """

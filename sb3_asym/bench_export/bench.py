@@ -1,4 +1,4 @@
-"""The measurement of a folder that an export wrote."""
+"""Measurement of an exported agent: time, instructions, memory, energy."""
 
 import platform
 import subprocess
@@ -44,17 +44,17 @@ def bench(
     on_measured: Callable[[], Any] | None = None,
 ) -> BenchReport:
     """
-    Measure an export over the first episode that was recorded when it was made: batch 1, one thread.
+    Measure an export over the first episode of its recorded steps, at batch size 1 and on one thread.
 
-    Without the model, what is in the folder is measured, and the steps are told apart by the sub-policy in force. With
-    it, each sub-policy is also exported alone, in the other format too, and TorchScript and ``predict`` are measured.
+    Without the model, the agent in the folder is measured, as a whole and by the sub-policy in force. With the model, the
+    other format, each sub-policy alone, TorchScript and ``predict`` are measured too.
 
     :param folder: folder that ``export_c`` or ``export_onnx`` wrote
-    :param model: the model that was exported
-    :param vec_normalize: statistics that were folded in; those of the model's own env by default
-    :param on_measured: called after each measurement
-    :return: the figures, and those that could not be measured here
-    :raises ValueError: if the folder holds no export, or the model is not the one that was exported
+    :param model: model from which the export was made
+    :param vec_normalize: normalization that was folded into the export; that of the model's own env by default
+    :param on_measured: function to call after each measurement
+    :return: figures, and the reasons for those that could not be measured on this machine
+    :raises ValueError: if the folder holds no export, or the export was not made from the model
     """
     n_threads = th.get_num_threads()
     th.set_num_threads(1)
@@ -70,8 +70,8 @@ class _Bench:
     One run of :func:`bench`.
 
     :param folder: folder with the export
-    :param scratch: folder for exports to compare with
-    :param on_measured: called after each measurement
+    :param scratch: folder for the other exports, of the comparison
+    :param on_measured: function to call after each measurement
     """
 
     def __init__(self, folder: Path, scratch: Path, on_measured: Callable[[], Any] | None):
@@ -84,26 +84,27 @@ class _Bench:
         self.target: Format = _format(self.manifest)
 
     def run(self, model: BaseAlgorithm | None, vec_normalize: VecNormalize | None) -> BenchReport:
-        """Measure everything that can be measured here."""
+        """Measure everything that can be measured on this machine."""
         use = np.bincount(self.episode.options, minlength=len(self.names))
+        shares = (use / use.sum()).tolist()
         report = BenchReport(
             format=self.target.name,
             precision=self.manifest["precision"],
             n_steps=len(self.episode.options),
-            option_use=dict(zip(self.names, (use / use.sum()).tolist(), strict=True)),
+            option_use=dict(zip(self.names, shares, strict=True)),
             versions=versions(),
         )
         if model is None:
-            self._exported(_interface(self.manifest, self.episode), self.target, AGENT, self.folder)
+            self._measure_export(_interface(self.manifest, self.episode), self.target, AGENT, self.folder)
             self.not_measured.append("each sub-policy alone, the other runtimes: these need the model that was exported.")
         else:
             report = replace(report, **self._compare(model, vec_normalize, use))
         if isinstance(self.target, CFormat):
-            report = replace(report, **self._on_target(self.target))
+            report = replace(report, **self._measure_c(self.target))
         return replace(report, measurements=tuple(self.measurements), not_measured=tuple(self.not_measured))
 
     def _compare(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None, use: np.ndarray) -> dict[str, Any]:
-        """The agent and each sub-policy alone, in all runtimes."""
+        """Measure the agent and each sub-policy alone, in all runtimes."""
         vec_normalize = vec_normalize or model.get_vec_normalize_env()
         fp32 = deployable(model, vec_normalize)
         if tuple(fp32.n_bytes) != tuple(self.manifest["n_bytes"]) or errors(fp32, self.episode)["mean_action_error"] > 0.05:
@@ -116,7 +117,7 @@ class _Bench:
             with self._noting_failure(runtime):
                 target = self.target if self.target.name == format_name else _format({"format": format_name})
                 for name, option in options.items():
-                    self._exported(agent if option is None else agent.alone(option), target, name)
+                    self._measure_export(agent if option is None else agent.alone(option), target, name)
         for name, option in options.items():
             traced = TorchScriptRunner(fp32 if option is None else fp32.alone(option))
             self._timed("TorchScript", name, step_latencies(traced, fp32, self.episode.observations))
@@ -128,8 +129,8 @@ class _Bench:
         flops = model.policy.mean_flops(use, len(self.episode.choices(agent.option_length)))
         return {"flops_per_inference": flops, "instructions_over_predicted": self._over_predicted(model.policy, flops)}
 
-    def _exported(self, agent: DeployableAgent, target: Format, name: str, folder: Path | None = None) -> None:
-        """Latencies and, in C, instructions of an exported agent, which is exported first unless a folder has it."""
+    def _measure_export(self, agent: DeployableAgent, target: Format, name: str, folder: Path | None = None) -> None:
+        """Measure time and, in C, instructions of an agent, which is exported first unless a folder holds the export."""
         runtime = RUNTIMES[target.name]
         with self._noting_failure(f"{runtime}, {name}"):
             if folder is None and name == AGENT and target is self.target:
@@ -144,7 +145,7 @@ class _Bench:
                 self._count(target, folder, name)
 
     def _timed(self, runtime: str, name: str, latencies: np.ndarray, by_option: bool = False) -> None:
-        """Note latencies, also by the option in force."""
+        """Add the latencies of a subject to the measurements, on request also by the option in force."""
         rounds = latencies.reshape(-1, len(self.episode.options))
         columns = {name: np.ones(rounds.shape[1], dtype=bool)}
         if by_option and len(self.names) > 1:
@@ -153,32 +154,36 @@ class _Bench:
             if steps.any():
                 median, p99 = np.percentile(rounds[:, steps], (50, 99))
                 self.measurements.append(Measurement(runtime, label, float(median), float(p99)))
-        self._measured()
+        self._report_progress()
 
     def _count(self, target: CFormat, folder: Path, name: str) -> None:
-        """Add the instructions to what was just noted."""
+        """Count the instructions of a step and add them to the measurement of the same subject."""
         counts: dict[str, float] = {}
         with self._noting_failure(f"instructions of {name}"):
             counts[platform.machine()] = instructions_per_step(target, folder, self.episode.observations)
         with self._noting_failure(f"instructions of {name} on {CORTEX_M4}"):
             counts[CORTEX_M4] = float(cortex_m4.instructions(target, folder, self.episode.observations).mean())
-        index = next(i for i, m in enumerate(self.measurements) if (m.runtime, m.subject) == (RUNTIMES[target.name], name))
-        self.measurements[index] = replace(self.measurements[index], instructions=counts)
-        self._measured()
+        for index, measurement in enumerate(self.measurements):
+            if (measurement.runtime, measurement.subject) == (RUNTIMES[target.name], name):
+                self.measurements[index] = replace(measurement, instructions=counts)
+        self._report_progress()
 
     def _over_predicted(self, policy: AsymSACPolicy, flops: float) -> dict[str, float]:
-        """Instructions of the agent ÷ what a line through those of its sub-policies alone says at its FLOPs."""
+        """Instructions of the agent ÷ those that its FLOPs predict, by processor."""
         counts = {m.subject: m.instructions for m in self.measurements if m.instructions}
-        agent, alone = counts.get(AGENT, {}), [counts.get(f"{name} alone", {}) for name in self.names]
-        alone_flops = [cost.flops for cost in policy.option_costs]
-        return {
-            processor: over_predicted(count, flops, list(zip(alone_flops, [c[processor] for c in alone], strict=True)))
-            for processor, count in agent.items()
-            if all(processor in c for c in alone)
-        }
+        alone = [counts.get(f"{name} alone", {}) for name in self.names]
+        ratios: dict[str, float] = {}
+        for processor, instructions in counts.get(AGENT, {}).items():
+            if not all(processor in alone_counts for alone_counts in alone):
+                continue
+            points = []
+            for cost, alone_counts in zip(policy.option_costs, alone, strict=True):
+                points.append((cost.flops, alone_counts[processor]))
+            ratios[processor] = over_predicted(instructions, flops, points)
+        return ratios
 
-    def _on_target(self, target: CFormat) -> dict[str, Any]:
-        """Memory, self-test and energy of the C code in the folder."""
+    def _measure_c(self, target: CFormat) -> dict[str, Any]:
+        """Measure memory, self-test and energy of the C code in the folder."""
         n_weight_bytes, action_dim = sum(self.manifest["n_bytes"].values()), self.episode.actions.shape[1]
         arguments = (target.source(self.folder), n_weight_bytes, action_dim)
         figures: dict[str, Any] = {"footprint": {}}
@@ -190,10 +195,11 @@ class _Bench:
             figures["cortex_m4_selftest"] = cortex_m4.passes_selftest(target, self.folder)
         with self._noting_failure("energy"):
             figures["energy"] = self._energy(target)._asdict()
-        self._measured()
+        self._report_progress()
         return figures
 
     def _energy(self, target: CFormat) -> energy.Energy:
+        """Measure the energy of a step, over about ``ENERGY_SECONDS`` of steps."""
         meter = energy.find_meter()
         observations = self.episode.observations
         agent = _interface(self.manifest, self.episode)
@@ -205,22 +211,22 @@ class _Bench:
 
     @contextmanager
     def _noting_failure(self, what: str) -> Iterator[None]:
-        """Note what this machine lacks, and go on with the rest."""
+        """Add a failed measurement and its reason to ``not_measured``, and go on with the rest."""
         try:
             yield
-        except (ImportError, OSError, ValueError) as error:  # the other format may not take this agent
+        except (ImportError, OSError, ValueError) as error:  # a ValueError, where the other format cannot hold this agent
             program = error.filename if isinstance(error, FileNotFoundError) else None
             self.not_measured.append(f"{what}: {error if program is None else f'{program} is not installed.'}")
         except subprocess.CalledProcessError as error:
             self.not_measured.append(f"{what}: {Path(error.cmd[0]).name} failed with exit code {error.returncode}.")
 
-    def _measured(self) -> None:
+    def _report_progress(self) -> None:
         if self.on_measured is not None:
             self.on_measured()
 
 
 def _format(manifest: dict[str, Any]) -> Format:
-    """The format of an export; that of ONNX needs an extra."""
+    """Format of an export; the one for ONNX needs an extra."""
     if manifest["format"] == "c":
         return CFormat(manifest.get("prefix", "asym"))
     from sb3_asym.export.onnx_runner import OnnxFormat
@@ -229,7 +235,7 @@ def _format(manifest: dict[str, Any]) -> Format:
 
 
 def _interface(manifest: dict[str, Any], episode: Recording) -> DeployableAgent:
-    """The agent without its networks: what is needed to give it observations."""
+    """The agent without its networks, which suffices to pass observations to the export."""
     parts: list[ObservationPart] = []
     for name, shape in manifest["observation"].items():
         offset = parts[-1].offset + parts[-1].size if parts else 0

@@ -19,6 +19,8 @@ TIME_LIMIT = 300
 
 def check_that_programs_run() -> None:
     """
+    Check that the compiler and the emulator are installed.
+
     :raises FileNotFoundError: if the compiler or the emulator is missing
     """
     for program in (COMPILER[0], QEMU):
@@ -28,9 +30,11 @@ def check_that_programs_run() -> None:
 
 def passes_selftest(target: CFormat, folder: Path) -> bool:
     """
-    :param target: the format, with its prefix
+    Run the exported self-test on the emulated processor.
+
+    :param target: C format with the prefix of the code
     :param folder: folder with the code
-    :return: whether the emulated processor does what was recorded
+    :return: True if options and actions are those that were recorded
     :raises OSError: if the compiler or the emulator is missing or fails
     """
     check_that_programs_run()
@@ -43,9 +47,11 @@ def passes_selftest(target: CFormat, folder: Path) -> bool:
 
 def instructions(target: CFormat, folder: Path, observations: np.ndarray) -> np.ndarray:
     """
-    :param target: the format, with its prefix
+    Count the instructions of each step on the emulated processor.
+
+    :param target: C format with the prefix of the code
     :param folder: folder with the code
-    :param observations: ``(n_steps, obs_dim)`` of an episode
+    :param observations: ``(n_steps, obs_dim)`` observations of an episode
     :return: ``(n_steps,)`` instructions of each step, exact to about one
     :raises OSError: if the compiler or the emulator is missing or fails
     """
@@ -56,13 +62,13 @@ def instructions(target: CFormat, folder: Path, observations: np.ndarray) -> np.
 
 
 def _firmware_compiler() -> tuple[str, ...]:
-    """The compiler, to make programs that start on the emulated board; newlib's system calls go to this machine."""
-    posix = ("-D_POSIX_TIMERS", "-D_POSIX_MONOTONIC_CLOCK")  # newlib then declares clock_gettime
+    """Compiler and flags for programs that start on the emulated board; newlib's system calls go to this machine."""
+    posix = ("-D_POSIX_TIMERS", "-D_POSIX_MONOTONIC_CLOCK")  # without them, newlib does not declare clock_gettime
     return (*COMPILER, *posix, "--specs=rdimon.specs", "-T", f"{BOARD_FILES}.ld", f"{BOARD_FILES}.c")
 
 
 def _run(command: list[str], build: Path) -> str:
-    """What a program with its arguments prints on the emulated board."""
+    """Run a program with its arguments on the emulated board, and return its output."""
     arguments = ",".join(f"arg={Path(argument).name}" for argument in command)
     semihosting = ("-semihosting-config", f"enable=on,target=native,{arguments}")
     qemu = [QEMU, *BOARD, *semihosting, "-kernel", command[0]]

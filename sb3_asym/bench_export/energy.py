@@ -1,4 +1,4 @@
-"""Energy that the machine's own meter sees: RAPL, a Jetson's INA3221, or the power chip of a Raspberry Pi 5."""
+"""Energy of a step by the machine's own meter: RAPL, a Jetson's INA3221, or the power chip of a Raspberry Pi 5."""
 
 import re
 import shutil
@@ -14,26 +14,30 @@ SAMPLE_SECONDS, IDLE_SECONDS = 0.02, 2.0
 
 class Meter(Protocol):
     """
-    Measures energy.
+    Interface of an energy meter.
 
-    :param name: what is metered
+    :param name: name of the meter and of the parts of the machine that it measures
     """
 
     name: str
 
     def joules(self, process: "subprocess.Popen[bytes]") -> float:
         """
-        :param process: that was just started
-        :return: energy until its end, of all that is metered
+        Measure energy until a process ends.
+
+        :param process: process that was just started
+        :return: energy of the metered parts of the machine, J
         """
 
 
 class Energy(NamedTuple):
     """
-    :param meter: what is metered
-    :param joules_per_step: of all that is metered, while steps follow each other without a pause
-    :param watts: mean power meanwhile
-    :param idle_watts: mean power of the machine before, without the agent
+    Energy of a step, and the power of the machine with and without the agent.
+
+    :param meter: name of the meter and of the parts of the machine that it measures
+    :param joules_per_step: energy of a step, J, where steps follow each other without a pause
+    :param watts: mean power with the agent, W
+    :param idle_watts: mean power of the idle machine, before the agent started, W
     """
 
     meter: str
@@ -44,9 +48,9 @@ class Energy(NamedTuple):
 
 class Rapl:
     """
-    Intel's and AMD's energy counters.
+    Meter that reads the energy counters of Intel's and AMD's processors.
 
-    :param zones: folders of ``/sys/class/powercap``, one for each processor package
+    :param zones: folders in ``/sys/class/powercap``, one for each processor package
     """
 
     def __init__(self, zones: list[Path]):
@@ -54,28 +58,34 @@ class Rapl:
         self.name = f"RAPL, {len(zones)} processor package{'s' if len(zones) > 1 else ''}"
 
     def joules(self, process: "subprocess.Popen[bytes]") -> float:
+        """Energy of all processor packages until a process ends, J."""
         before = self._read("energy_uj")
         process.wait()
         after, limit = self._read("energy_uj"), self._read("max_energy_range_uj")
-        # A counter starts again after its limit, which takes minutes.
-        return 1e-6 * sum((b - a) % (top + 1) for a, b, top in zip(before, after, limit, strict=True))
+        microjoules = 0
+        for start, end, greatest in zip(before, after, limit, strict=True):
+            # A counter restarts at zero after its greatest value, which it reaches within minutes.
+            microjoules += (end - start) % (greatest + 1)
+        return 1e-6 * microjoules
 
     def _read(self, name: str) -> list[int]:
+        """Number in the file of this name, for each zone."""
         return [int((zone / name).read_text()) for zone in self._zones]
 
 
 class PowerMeter:
     """
-    Adds up a power that is read every few milliseconds.
+    Meter that adds up a power, which it reads every few milliseconds.
 
-    :param name: what is metered
-    :param watts: reads the power
+    :param name: name of the meter and of the parts of the machine that it measures
+    :param watts: function that reads the power, W
     """
 
     def __init__(self, name: str, watts: Callable[[], float]):
         self.name, self._watts = name, watts
 
     def joules(self, process: "subprocess.Popen[bytes]") -> float:
+        """Energy until a process ends, J."""
         joules, last = 0.0, time.perf_counter()
         while process.poll() is None:
             power = self._watts()
@@ -88,11 +98,13 @@ class PowerMeter:
 
 def find_meter(root: Path = Path("/")) -> Meter:
     """
-    :param root: of the file system
-    :return: the meter of this machine
-    :raises FileNotFoundError: if it has none, or none that may be read
+    Find the energy meter of this machine.
+
+    :param root: root of the file system
+    :return: the meter
+    :raises FileNotFoundError: if there is no meter, or none that this user may read
     """
-    # A package's cores, and on some machines the platform as a whole, have zones of their own.
+    # The cores of a package, and on some machines the whole platform, have further zones, which would be counted twice.
     names = sorted(root.glob("sys/class/powercap/intel-rapl:*/name"))
     zones = [name.parent for name in names if name.read_text().startswith("package")]
     try:
@@ -113,10 +125,12 @@ def find_meter(root: Path = Path("/")) -> Meter:
 
 def measure(meter: Meter, command: list[str], n_steps: int) -> Energy:
     """
-    :param meter: of this machine
-    :param command: makes so many steps; it should run for a second or longer
-    :param n_steps: how many
-    :return: the energy of a step
+    Measure the energy of a step.
+
+    :param meter: energy meter of this machine
+    :param command: program and arguments that make the steps, for a second or longer
+    :param n_steps: number of steps
+    :return: energy of a step, J, and mean power, W
     """
 
     def run(command: list[str]) -> tuple[float, float]:
@@ -131,23 +145,27 @@ def measure(meter: Meter, command: list[str], n_steps: int) -> Energy:
 
 
 def _ina3221(folder: Path, channel: str) -> float:
-    """Millivolts times milliamperes."""
+    """Power of a channel, W, from its voltage in mV and its current in mA."""
     return 1e-6 * int((folder / f"in{channel}_input").read_text()) * int((folder / f"curr{channel}_input").read_text())
 
 
 def _pmic() -> float:
-    """Sum over the rails of which current and voltage are known."""
+    """Power of all rails of a Raspberry Pi 5, W."""
     printed = subprocess.run(["vcgencmd", "pmic_read_adc"], check=True, capture_output=True, text=True).stdout
     return rail_watts(printed)
 
 
 def rail_watts(printed: str) -> float:
     """
-    :param printed: what ``vcgencmd pmic_read_adc`` says, such as ``3V3_SYS_A current(1)=0.06A`` and ``3V3_SYS_V volt(9)=3.3V``
-    :return: power of all rails
-    :raises OSError: if it says nothing of the kind, as on boards before the Raspberry Pi 5
+    Power of the rails of which current and voltage are known.
+
+    :param printed: output of ``vcgencmd pmic_read_adc``, with lines such as ``3V3_SYS_A current(1)=0.06A`` and
+        ``3V3_SYS_V volt(9)=3.3V``
+    :return: sum over the rails, W
+    :raises OSError: if the output names no such rail, as on boards before the Raspberry Pi 5
     """
-    amperes, volts = (dict(re.findall(rf"(\w+)_{unit} \w+\(\d+\)=([\d.]+){unit}", printed)) for unit in "AV")
+    amperes = dict(re.findall(r"(\w+)_A \w+\(\d+\)=([\d.]+)A", printed))
+    volts = dict(re.findall(r"(\w+)_V \w+\(\d+\)=([\d.]+)V", printed))
     rails = amperes.keys() & volts.keys()
     if not rails:
         raise OSError("vcgencmd knows no currents and voltages here.")

@@ -1,4 +1,4 @@
-"""The memory that exported C takes."""
+"""Memory of exported C code: flash, RAM and stack."""
 
 import subprocess
 import tempfile
@@ -10,12 +10,12 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Footprint:
     """
-    Bytes of the object code; functions of libm are not in it.
+    Memory of the object code, without the functions of libm.
 
-    :param flash: code and constants
-    :param code: flash without the numbers of the networks
-    :param ram: variables, the state of one agent and the stack
-    :param stack: of the deepest chain of calls, at most
+    :param flash: bytes of code and constants
+    :param code: bytes of flash without the numbers of the networks
+    :param ram: bytes of the variables, the state of one agent and the stack
+    :param stack: upper bound on the bytes of the stack
     """
 
     flash: int
@@ -26,13 +26,16 @@ class Footprint:
 
 def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequence[str], size: str = "size") -> Footprint:
     """
-    :param source: of the agent
+    Compile the C code of an agent, and measure its memory.
+
+    :param source: path to the C source of the agent
     :param n_weight_bytes: bytes of the numbers of the networks
     :param action_dim: length of the action
-    :param compiler: with its flags
-    :param size: the binutils program
-    :return: what the compiled agent takes
+    :param compiler: compiler and its flags
+    :param size: name of the binutils program that lists the sections
+    :return: memory of the compiled agent
     :raises FileNotFoundError: if the compiler or ``size`` is missing
+    :raises OSError: if ``size`` lists no sections of an ELF file
     """
     source = source.resolve()
     with tempfile.TemporaryDirectory() as name:
@@ -41,7 +44,11 @@ def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequ
         subprocess.run(command, check=True, cwd=build)
         printed = subprocess.run([size, "-A", "policy.o"], check=True, cwd=build, capture_output=True, text=True).stdout
         stack = _stack(next(build.glob("*.su")).read_text())
-    sections = {row[0]: int(row[1]) for row in map(str.split, printed.splitlines()) if row and row[0].startswith(".")}
+    sections: dict[str, int] = {}
+    for line in printed.splitlines():
+        if line.strip().startswith("."):
+            section, n_bytes = line.split()[:2]
+            sections[section] = int(n_bytes)
     if not any(section.startswith(".text") for section in sections):
         raise OSError(f"{size} does not list the sections of an ELF file here.")
     flash = sum(n for section, n in sections.items() if section.startswith((".text", ".rodata", ".data")))
@@ -52,13 +59,14 @@ def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequ
 
 def _stack(usage: str) -> int:
     """
-    At most: the step, the hungriest network and the hungriest function that a network calls.
+    Upper bound on the bytes of the stack: those of the step, of the largest network and of the largest function that it calls.
 
-    :param usage: what ``-fstack-usage`` writes: ``file:line:column:function``, bytes and their kind
+    :param usage: output of ``-fstack-usage``, in lines of ``file:line:column:function``, bytes and the kind of the bytes
+    :return: the bound
     """
-    rows = [line.split("\t") for line in usage.splitlines()]
     deepest = {"step": 0, "network": 0, "leaf": 0}
-    for place, n_bytes, _ in rows:
+    for line in usage.splitlines():
+        place, n_bytes, _ = line.split("\t")
         function = place.rpartition(":")[2].partition(".")[0]
         kind = "step" if function.endswith("_step") else "network" if function.startswith("network_") else "leaf"
         deepest[kind] = max(deepest[kind], int(n_bytes))

@@ -1,4 +1,4 @@
-"""How many instructions a step of exported C takes on this machine's processor: counted by valgrind, or by perf."""
+"""Instructions of a step of exported C on this machine's processor, counted by valgrind or perf."""
 
 import shutil
 import subprocess
@@ -11,18 +11,20 @@ import numpy as np
 from sb3_asym.export.c_runner import CFormat, c_compiler
 
 PORTABLE_FLAGS = ("-std=c99", "-O2")
-"""For all processors of a kind: valgrind does not know the newest instructions, and objects are to be compared."""
+"""Flags without the newest instructions, which valgrind does not know, so that figures of two machines compare."""
 
 
 def instructions_per_step(
     target: CFormat, folder: Path, observations: np.ndarray, flags: tuple[str, ...] = PORTABLE_FLAGS
 ) -> float:
     """
-    :param target: the format, with its prefix
+    Count the instructions of a step on this machine.
+
+    :param target: C format with the prefix of the code
     :param folder: folder with the code
-    :param observations: ``(n_steps, obs_dim)`` of an episode
+    :param observations: ``(n_steps, obs_dim)`` observations of an episode
     :param flags: flags of the compiler
-    :return: mean instructions of a step, what it calls in libm included
+    :return: mean instructions of a step, those of libm included
     :raises OSError: if neither valgrind nor perf can count them
     """
     with tempfile.TemporaryDirectory() as name:
@@ -38,10 +40,12 @@ def instructions_per_step(
 
 def over_predicted(instructions: float, flops: float, alone: Sequence[tuple[float, float]]) -> float:
     """
-    :param instructions: of an agent
-    :param flops: that it spends per inference
-    :param alone: FLOPs and instructions of each of its sub-policies alone
-    :return: its instructions ÷ what a straight line through those of the sub-policies says at its FLOPs
+    Compare the instructions of an agent with the prediction from its FLOPs.
+
+    :param instructions: mean instructions of a step of the agent
+    :param flops: mean FLOPs per inference of the agent
+    :param alone: FLOPs and instructions of each sub-policy alone
+    :return: instructions ÷ value at ``flops`` of a straight line through the instructions of the sub-policies alone
     """
     alone_flops, counts = np.transpose(alone)
     line = np.polyfit(alone_flops, counts, deg=1)
@@ -49,7 +53,7 @@ def over_predicted(instructions: float, flops: float, alone: Sequence[tuple[floa
 
 
 def _callgrind(command: list[str], function: str, build: Path) -> int:
-    """Instructions within a function and what it calls."""
+    """Instructions of a function and of the functions that it calls."""
     output = build / "callgrind"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", f"--toggle-collect={function}"]
     done = subprocess.run([*valgrind, *command, "untimed"], capture_output=True, text=True)
@@ -59,7 +63,7 @@ def _callgrind(command: list[str], function: str, build: Path) -> int:
 
 
 def _perf(command: list[str], build: Path) -> int:
-    """Instructions of a program as a whole."""
+    """Instructions of a whole program."""
     output = build / "perf"
     done = subprocess.run(["perf", "stat", "-x,", "-e", "instructions:u", "-o", output, *command, "untimed"], text=True)
     counts = [line.split(",")[0] for line in output.read_text().splitlines() if "instructions" in line]

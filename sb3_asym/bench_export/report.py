@@ -1,4 +1,4 @@
-"""The figures of an exported agent, for people and as plain data."""
+"""Report on the cost of an exported agent, for people and as plain data."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,12 +12,12 @@ CORTEX_M4 = "Cortex-M4"
 @dataclass(frozen=True)
 class Measurement:
     """
-    One way to run an agent.
+    Cost of a step for one runtime and one subject.
 
     :param runtime: "C", "ONNX Runtime", "TorchScript" or "predict"
-    :param subject: "agent", "<sub-policy> alone", or "<sub-policy> in force" for the agent's steps in which it acted
-    :param median_ns: nanoseconds of a step, the median
-    :param p99_ns: nanoseconds of a step, the 99th percentile
+    :param subject: "agent", "<sub-policy> alone", or "<sub-policy> in force" for the agent's steps with that sub-policy
+    :param median_ns: median time of a step, ns
+    :param p99_ns: 99th percentile of the time of a step, ns
     :param instructions: mean instructions of a step by processor, where they were counted
     """
 
@@ -31,21 +31,21 @@ class Measurement:
 @dataclass(frozen=True)
 class BenchReport:
     """
-    An exported agent over a recorded episode. ``str(report)`` is a table for people.
+    Cost of an exported agent over a recorded episode. ``str(report)`` is a table for people.
 
-    :param format: "c" or "onnx"
-    :param precision: of each network; TorchScript and ``predict`` are always fp32
+    :param format: format of the export, "c" or "onnx"
+    :param precision: precision by network; TorchScript and ``predict`` are always in fp32
     :param n_steps: number of steps of the episode
     :param option_use: share of the steps in which each sub-policy acted
+    :param versions: version by package
     :param flops_per_inference: mean FLOPs of a step, the master's share included; None without the model
-    :param measurements: time and instructions
-    :param instructions_over_predicted: by processor, instructions of the agent in C ÷ what a line through those of its
-        sub-policies alone says at ``flops_per_inference``
-    :param footprint: memory by processor, of the agent in C
-    :param cortex_m4_selftest: whether the exported self-test passes there
-    :param energy: see :class:`sb3_asym.bench_export.energy.Energy`
-    :param not_measured: figures that could not be measured here, and why
-    :param versions: versions of the packages
+    :param measurements: time and instructions by runtime and subject
+    :param instructions_over_predicted: instructions of the agent in C ÷ value at ``flops_per_inference`` of a straight line
+        through those of its sub-policies alone, by processor
+    :param footprint: memory of the agent in C, by processor
+    :param cortex_m4_selftest: True if the exported self-test passes on a Cortex-M4; None if it was not run
+    :param energy: fields of :class:`sb3_asym.bench_export.energy.Energy`; None if it was not measured
+    :param not_measured: figures that could not be measured on this machine, with the reasons
     """
 
     format: str
@@ -63,12 +63,12 @@ class BenchReport:
 
     def find(self, runtime: str, subject: str = "agent") -> Measurement:
         """
-        One of the measurements.
+        Find a measurement.
 
         :param runtime: runtime of the measurement
         :param subject: subject of the measurement
         :return: the measurement
-        :raises KeyError: if there is none
+        :raises KeyError: if there is no such measurement
         """
         for measurement in self.measurements:
             if (measurement.runtime, measurement.subject) == (runtime, subject):
@@ -77,9 +77,9 @@ class BenchReport:
 
     def to_dict(self) -> dict[str, Any]:
         """
-        The report.
+        The report as plain data.
 
-        :return: everything as plain data, ready for JSON
+        :return: all fields by name, ready for JSON
         """
         return asdict(self)
 

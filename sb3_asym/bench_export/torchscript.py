@@ -1,4 +1,4 @@
-"""TorchScript, to compare exports with."""
+"""TorchScript, for comparison with the exports."""
 
 import warnings
 
@@ -11,19 +11,20 @@ from sb3_asym.deployment.runners import Observation, ReferenceRunner
 
 class TorchScriptRunner(ReferenceRunner):
     """
-    The networks traced by TorchScript; the options are held in Python.
+    Runner of networks that TorchScript has traced; Python holds the options.
 
-    :param agent: the agent in fp32
+    :param agent: agent in fp32
     """
 
     def __init__(self, agent: DeployableAgent):
         super().__init__(agent)
         example = th.zeros(1, agent.obs_dim)
-        with warnings.catch_warnings():  # that weights become constants is what is wanted
+        with warnings.catch_warnings():  # about weights that become constants, as they should
             warnings.simplefilter("ignore", th.jit.TracerWarning)
             self._networks = [th.jit.trace(network.forward, example) for network in agent.networks]
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        """Option in force and action for an observation."""
         x = self.agent.normalize(self.agent.flatten(observation)[None])
         with th.inference_mode():
             if self.steps_left == 0:

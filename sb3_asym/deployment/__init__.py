@@ -1,4 +1,4 @@
-"""What runs on the robot, from any SB3 agent: plain layers, their runners, recorded episodes, and saved models."""
+"""Deployable form of SB3 agents: plain layers, their runners, recorded episodes, and saved models."""
 
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.deployment.from_sb3 import deployable

@@ -1,4 +1,4 @@
-"""The activations that can be exported: in C99, and as ONNX operators."""
+"""Activations that can be exported, in C99 and as ONNX operators."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,12 @@ from torch import nn
 
 class Activation(NamedTuple):
     """
-    :param c: takes the torch module, gives a C expression of ``x``
-    :param onnx: name of the operator
-    :param attributes: takes the torch module, gives the operator's attributes
-    :param supports: takes the torch module, says whether its settings can be exported
+    An activation in the export formats.
+
+    :param c: function from the torch module to a C expression of ``x``
+    :param onnx: name of the ONNX operator
+    :param attributes: function from the torch module to the attributes of the ONNX operator
+    :param supports: function from the torch module to True if its settings can be exported
     """
 
     c: Callable[[Any], str]
@@ -23,8 +25,10 @@ class Activation(NamedTuple):
 
 def c_float(value: float) -> str:
     """
-    :param value: a number that a float32 holds, or an infinite one
-    :return: the shortest C literal that stands for it
+    Write a float as a C literal.
+
+    :param value: float32 number, which may be infinite
+    :return: C literal of the same float32 number
     """
     if math.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"

@@ -1,4 +1,4 @@
-"""A deployable agent: plain layers, input normalization and the way from outputs to actions."""
+"""A deployable agent: plain layers, input normalization and the conversion of outputs to actions."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,9 +12,9 @@ class ObservationPart(NamedTuple):
     """
     A part of the observation and its place in the flat vector.
 
-    :param name: its key; "observation" where the observation is no Dict
-    :param shape: as in the observation space
-    :param offset: index of its first number
+    :param name: key of the part in a Dict observation; "observation" where the observation is no Dict
+    :param shape: shape of the part in the observation space
+    :param offset: index of its first number in the flat vector
     :param size: number of its numbers
     """
 
@@ -29,9 +29,10 @@ class Dense:
     """
     A dense layer with the activations that follow it.
 
-    :param weight: ``(n_out, n_in)``, float32; or float16, which is storage only, as calculation is in float32
-    :param bias: ``(n_out,)``, of the same type
-    :param activations: torch modules of :data:`sb3_asym.deployment.activations.ACTIVATIONS`
+    :param weight: weights, ``(n_out, n_in)`` float32; or float16, for storage only, as calculation is in float32
+    :param bias: biases, ``(n_out,)`` of the same type
+    :param activations: torch modules that follow the layer, of the types in
+        :data:`sb3_asym.deployment.activations.ACTIVATIONS`
     """
 
     weight: np.ndarray
@@ -40,29 +41,29 @@ class Dense:
 
     @property
     def precision(self) -> str:
-        """ "fp32", "fp16" or "int8"."""
+        """Precision of the weights, "fp32", "fp16" or "int8"."""
         return {"float32": "fp32", "float16": "fp16", "int8": "int8"}[str(self.weight.dtype)]
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of the layer's numbers."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
     def linear(self, x: th.Tensor) -> th.Tensor:
         """
-        The layer without its activations.
+        Run the layer without its activations.
 
-        :param x: ``(batch, n_in)`` float32
-        :return: ``(batch, n_out)`` before the activations
+        :param x: ``(batch, n_in)`` float32 inputs
+        :return: ``(batch, n_out)`` float32 outputs before the activations
         """
         return nn.functional.linear(x, th.as_tensor(self.weight).float(), th.as_tensor(self.bias).float())
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
-        The outputs.
+        Run the layer and its activations.
 
-        :param x: ``(batch, n_in)`` float32
-        :return: ``(batch, n_out)``
+        :param x: ``(batch, n_in)`` float32 inputs
+        :return: ``(batch, n_out)`` float32 outputs
         """
         y = self.linear(x)
         for activation in self.activations:
@@ -75,8 +76,8 @@ class Network:
     """
     A chain of dense layers.
 
-    :param name: of the sub-policy, or "master"
-    :param layers: in order
+    :param name: name of the sub-policy, or "master"
+    :param layers: layers, from the input to the output
     """
 
     name: str
@@ -84,20 +85,20 @@ class Network:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of the network's numbers."""
         return sum(layer.n_bytes for layer in self.layers)
 
     @property
     def precision(self) -> str:
-        """ "fp32", "fp16" or "int8"."""
+        """Precision of the weights, "fp32", "fp16" or "int8"."""
         return self.layers[0].precision
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
-        The outputs.
+        Run the network.
 
-        :param x: ``(batch, obs_dim)`` normalized observations
-        :return: ``(batch, n_out)``
+        :param x: ``(batch, obs_dim)`` float32, normalized observations
+        :return: ``(batch, n_out)`` float32 outputs
         """
         for layer in self.layers:
             x = layer.forward(x)
@@ -107,11 +108,11 @@ class Network:
 @dataclass(frozen=True)
 class Normalization:
     """
-    ``clip((observation − mean) · gain)``, as VecNormalize does.
+    Normalization of observations as VecNormalize does it, ``clip((observation − mean) · gain)``.
 
-    :param mean: ``(obs_dim,)``
-    :param gain: ``(obs_dim,)``
-    :param clip: ``(obs_dim,)`` greatest size of the result
+    :param mean: means, ``(obs_dim,)`` float32
+    :param gain: factors, 1 ÷ standard deviation, ``(obs_dim,)`` float32
+    :param clip: greatest absolute values of the result, ``(obs_dim,)`` float32
     """
 
     mean: np.ndarray
@@ -122,19 +123,19 @@ class Normalization:
 @dataclass(frozen=True)
 class DeployableAgent:
     """
-    An agent reduced to what acts on the robot.
+    An agent reduced to the networks that act on the robot.
 
-    :param algorithm: name of the class that it was trained with
-    :param sub_policies: cheapest first; a single one where the agent does not switch
-    :param master: the network that picks among them, or None
-    :param option_length: env steps for which a choice is held
-    :param observations: the parts of an observation, in the order of the flat vector
-    :param is_dict: whether an observation is a Dict
-    :param normalization: of the flat vector, or None
-    :param output: the way from a network's outputs to actions: "unscale" from [-1, 1] to the bounds, "clip" to the bounds,
-        or "argmax"
-    :param low: ``(action_dim,)`` least actions
-    :param high: ``(action_dim,)`` greatest actions
+    :param algorithm: class name of the model
+    :param sub_policies: sub-policies, cheapest first; a single one where the agent does not switch
+    :param master: network that chooses among the sub-policies, or None
+    :param option_length: env steps for which an option is held
+    :param observations: parts of an observation, in the order of the flat vector
+    :param is_dict: True if an observation is a Dict
+    :param normalization: normalization of the flat vector, or None
+    :param output: conversion of a sub-policy's outputs to actions: "unscale" from [-1, 1] to the bounds, "clip" to the
+        bounds, or "argmax"
+    :param low: lower bounds of the actions, ``(action_dim,)`` float32
+    :param high: upper bounds of the actions, ``(action_dim,)`` float32
     """
 
     algorithm: str
@@ -150,12 +151,12 @@ class DeployableAgent:
 
     @property
     def networks(self) -> tuple[Network, ...]:
-        """Sub-policies, then the master."""
+        """The sub-policies, then the master, if any."""
         return (*self.sub_policies, *([] if self.master is None else [self.master]))
 
     @property
     def n_bytes(self) -> dict[str, int]:
-        """Bytes of the numbers of each network, by its name."""
+        """Bytes of each network's numbers, by the name of the network."""
         return {network.name: network.n_bytes for network in self.networks}
 
     @property
@@ -170,7 +171,7 @@ class DeployableAgent:
 
     @property
     def rest(self) -> np.ndarray:
-        """``(action_dim,)`` the middle of the bounds, or the bounded number nearest to zero where they have none."""
+        """Action before the first step, ``(action_dim,)``: middle of the bounds, or nearest to 0 where these are infinite."""
         if self.output == "argmax":
             return self.low
         with np.errstate(invalid="ignore"):
@@ -179,30 +180,30 @@ class DeployableAgent:
 
     def flatten(self, observation: np.ndarray | dict[str, np.ndarray]) -> np.ndarray:
         """
-        An observation as one vector, in the order of the parts.
+        Flatten an observation into one vector, in the order of the parts.
 
-        :param observation: one observation of the env
-        :return: ``(obs_dim,)`` float32
+        :param observation: a single observation, as the env returns it
+        :return: ``(obs_dim,)`` float32, flat observation
         """
         parts = [observation[part.name] if isinstance(observation, dict) else observation for part in self.observations]
         return np.concatenate([np.ravel(part) for part in parts]).astype(np.float32)
 
     def unflatten(self, flat: np.ndarray) -> np.ndarray | dict[str, np.ndarray]:
         """
-        The inverse of :meth:`flatten`.
+        Restore an observation from one vector, the inverse of :meth:`flatten`.
 
-        :param flat: ``(obs_dim,)``
-        :return: the observation, as the env gave it
+        :param flat: ``(obs_dim,)`` flat observation
+        :return: a single observation, as the env returns it
         """
         parts = {p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) for p in self.observations}
         return parts if self.is_dict else parts["observation"]
 
     def normalize(self, observations: np.ndarray) -> th.Tensor:
         """
-        Observations in the form that the networks take.
+        Normalize observations into inputs of the networks.
 
-        :param observations: ``(batch, obs_dim)`` float32
-        :return: inputs of the networks, ``(batch, obs_dim)`` float32
+        :param observations: ``(batch, obs_dim)`` float32, flat observations
+        :return: ``(batch, obs_dim)`` float32, inputs of the networks
         """
         if self.normalization is not None:
             mean, gain, clip = vars(self.normalization).values()
@@ -211,9 +212,9 @@ class DeployableAgent:
 
     def choices(self, observations: np.ndarray) -> np.ndarray:
         """
-        The master's choices; 0 where there is no master.
+        Options that the master chooses; 0 without a master.
 
-        :param observations: ``(batch, obs_dim)`` float32
+        :param observations: ``(batch, obs_dim)`` float32, flat observations
         :return: ``(batch,)`` options
         """
         if self.master is None:
@@ -224,9 +225,9 @@ class DeployableAgent:
         """
         Actions of the given options.
 
-        :param observations: ``(batch, obs_dim)`` float32
+        :param observations: ``(batch, obs_dim)`` float32, flat observations
         :param options: ``(batch,)`` options in force
-        :return: ``(batch, action_dim)`` float32
+        :return: ``(batch, action_dim)`` float32, actions of the env
         """
         x = self.normalize(observations)
         outputs = np.stack([sub_policy.forward(x).numpy() for sub_policy in self.sub_policies])
@@ -234,10 +235,10 @@ class DeployableAgent:
 
     def as_actions(self, outputs: np.ndarray) -> np.ndarray:
         """
-        Outputs of sub-policies as actions of the env.
+        Convert outputs of sub-policies to actions of the env.
 
-        :param outputs: ``(batch, n_out)`` outputs of sub-policies
-        :return: ``(batch, action_dim)`` float32
+        :param outputs: ``(batch, n_out)`` float32, outputs of sub-policies
+        :return: ``(batch, action_dim)`` float32, actions of the env
         """
         if self.output == "argmax":
             return outputs.argmax(1, keepdims=True).astype(np.float32)
@@ -249,7 +250,7 @@ class DeployableAgent:
         """
         One sub-policy as an agent that does not switch.
 
-        :param option: index of a sub-policy
-        :return: the agent
+        :param option: index of the sub-policy
+        :return: agent of this sub-policy alone
         """
         return replace(self, sub_policies=self.sub_policies[option : option + 1], master=None, option_length=1)

@@ -1,4 +1,4 @@
-"""The deployable form of SB3's models and our own: what ``predict(deterministic=True)`` runs."""
+"""Conversion of SB3 and AsymSAC models to deployable agents, which act as ``predict(deterministic=True)`` does."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,12 +25,12 @@ from sb3_asym.policies import AsymSACPolicy
 
 def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> DeployableAgent:
     """
-    The deployable form of an SB3 model.
+    Convert an SB3 model to a deployable agent.
 
     :param model: an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model
-    :param vec_normalize: statistics to fold in; those of the model's own env by default
-    :return: its layers, input normalization and the way to its actions
-    :raises ValueError: if the model has parts that cannot be deployed in this form
+    :param vec_normalize: normalization of the observations to fold in; that of the model's own env by default
+    :return: deployable agent with the layers and the normalization of the model
+    :raises ValueError: if the model has parts without a deployable form
     """
     policy: Any = model.policy
     observations = _observation_parts(model.observation_space)
@@ -58,7 +58,7 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
 
 
 def _plain_network(policy: Any) -> Network:
-    """The network that ``predict(deterministic=True)`` runs of an SB3 policy that does not switch."""
+    """The network of an SB3 policy without options that ``predict(deterministic=True)`` runs."""
     if isinstance(policy, DQNPolicy):
         return _network("policy", policy.q_net, policy.q_net.q_net)
     if isinstance(policy, ActorCriticPolicy):
@@ -75,7 +75,7 @@ def _plain_network(policy: Any) -> Network:
 
 
 def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
-    """Dense layers with their activations, from torch modules that run one after the other."""
+    """Network of the dense layers and activations in a sequence of torch modules."""
     extractor = getattr(owner, "pi_features_extractor", None) or owner.features_extractor
     if not isinstance(extractor, FlattenExtractor | CombinedExtractor) or any(True for _ in extractor.parameters()):
         raise ValueError(
@@ -98,7 +98,7 @@ def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
 
 
 def _mean_of_quantiles(network: Network, policy: Any) -> Network:
-    """QR-DQN's q-values are means over quantiles (Dabney et al. 2018, equation 9), which the last layer can give at once."""
+    """Fold the mean over quantiles, QR-DQN's q-value (Dabney et al. 2018, equation 9), into the last layer."""
     *layers, last = network.layers
     shape = (policy.n_quantiles, int(policy.action_space.n))
     weight = last.weight.reshape(*shape, -1).mean(0)
@@ -106,7 +106,7 @@ def _mean_of_quantiles(network: Network, policy: Any) -> Network:
 
 
 def _flat(modules: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
-    """Modules within modules, in order, without those that do nothing in deployment."""
+    """Innermost modules in order, without those that have no effect in deployment."""
     for module in modules:
         if isinstance(module, nn.Sequential):
             yield from _flat(tuple(module))
@@ -115,7 +115,7 @@ def _flat(modules: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
 
 
 def _observation_parts(space: gym.Space) -> tuple[ObservationPart, ...]:
-    """The parts of an observation, in the order in which SB3 concatenates them."""
+    """Parts of an observation, in the order in which SB3 concatenates them."""
     parts: list[ObservationPart] = []
     offset = 0
     for name, part in space.spaces.items() if isinstance(space, spaces.Dict) else [("observation", space)]:
@@ -128,6 +128,7 @@ def _observation_parts(space: gym.Space) -> tuple[ObservationPart, ...]:
 
 
 def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None) -> Normalization | None:
+    """Normalization of the flat observation, or None where observations are not normalized."""
     if env is None or not env.norm_obs:
         return None
     size = sum(part.size for part in parts)
@@ -151,7 +152,7 @@ def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None)
 
 
 def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """How outputs become actions, and the bounds of these."""
+    """Conversion of outputs to actions, and the lower and upper bounds of the actions."""
     if isinstance(space, spaces.Discrete):
         if space.start != 0:
             raise ValueError(f"Actions of the space {space} cannot be exported: they must start at 0.")

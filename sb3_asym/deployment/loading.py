@@ -1,4 +1,4 @@
-"""Saved models, loaded without being told which algorithm trained them."""
+"""Loading of saved models of any supported algorithm, found from the file."""
 
 import json
 from importlib import import_module
@@ -25,9 +25,9 @@ ALGORITHMS = {
 
 def load_model(path: str | Path) -> BaseAlgorithm:
     """
-    A saved model of whichever algorithm, without replay buffer and env.
+    Load a saved model of any supported algorithm, without replay buffer and env.
 
-    :param path: file that ``save`` of an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model wrote
+    :param path: path to a saved AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model
     :return: the model, on the CPU
     :raises ValueError: if the file is not such a model, is damaged, or was made with OpenAI Gym, which is not installed
     :raises FileNotFoundError: if there is no such file
@@ -39,14 +39,14 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     for start, (package, name) in ALGORITHMS.items():
         if module.startswith(start):
             algorithm = getattr(import_module(package), _sibling(name, data))
-            # HER's replay buffer would ask for the env; none is needed here.
+            # HER's replay buffer needs the env, which is not at hand; predictions need neither.
             memory: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
             return algorithm.load(path, device="cpu", **(memory if issubclass(algorithm, OffPolicyAlgorithm) else {}))
     raise ValueError(f"{path} has a policy of {module}, which has no deployable form here.")
 
 
 def _sibling(name: str, data: dict[str, Any]) -> str:
-    """The algorithm among those that share a policy class, told apart by their attributes."""
+    """Name of the algorithm, by its attributes, among those that share a policy class."""
     if name == "A2C" and "clip_range" in data:
         return "PPO"
     if name == "TD3" and (data.get("policy_delay"), data.get("target_noise_clip")) == (1, 0.0):
@@ -61,7 +61,7 @@ def _check_that_gymnasium_made(path: Path) -> None:
     try:
         with ZipFile(path if path.is_file() else f"{path}.zip") as archive:
             attributes = json.loads(archive.read("data"))
-    except (BadZipFile, KeyError, ValueError):  # not a model at all, which is for the loader to say
+    except (BadZipFile, KeyError, ValueError):  # not a model, which the loader reports
         return
     kinds = [str(value.get(":type:")) for value in attributes.values() if isinstance(value, dict)]
     if any("'gym." in kind for kind in kinds):

@@ -1,4 +1,4 @@
-"""Recorded rollouts: for self-tests to replay, for the calibration of int8, and for reports."""
+"""Recorded rollouts, for self-tests, for the calibration of int8, and for reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class Recording:
     """
     Steps of a runner in an env.
 
-    :param observations: ``(n_steps, obs_dim)`` float32, flat, as the env gave them
+    :param observations: flat observations, not normalized, ``(n_steps, obs_dim)`` float32
     :param episode_starts: ``(n_steps,)`` True where an episode starts
-    :param options: ``(n_steps,)`` in force
-    :param actions: ``(n_steps, action_dim)`` float32
-    :param returns: ``(n_episodes,)`` of the episodes that ended
+    :param options: options in force, ``(n_steps,)``
+    :param actions: actions of the env, ``(n_steps, action_dim)`` float32
+    :param returns: returns of the finished episodes, ``(n_episodes,)``
     """
 
     observations: np.ndarray
@@ -32,9 +32,9 @@ class Recording:
 
     def choices(self, option_length: int) -> np.ndarray:
         """
-        The steps at which the master chose.
+        The steps at which the master chose an option.
 
-        :param option_length: env steps for which a choice is held
+        :param option_length: env steps for which an option is held
         :return: ``(n_choices,)`` indices of the steps
         """
         steps = np.arange(len(self.options))
@@ -43,18 +43,18 @@ class Recording:
 
     def head(self, n_steps: int) -> "Recording":
         """
-        The first steps.
+        The first steps of the recording.
 
         :param n_steps: number of steps
-        :return: those steps
+        :return: recording of those steps
         """
         return Recording(*(values[:n_steps] for values in vars(self).values()))
 
     def first_episode(self) -> "Recording":
         """
-        The first episode.
+        The first episode of the recording.
 
-        :return: its steps
+        :return: recording of its steps
         """
         starts = np.flatnonzero(self.episode_starts)
         return self.head(int(starts[1]) if len(starts) > 1 else len(self.options))
@@ -70,16 +70,16 @@ def record(
     on_episode: Callable[[], Any] | None = None,
 ) -> Recording:
     """
-    Run an agent in an env until a number of episodes or of steps, whichever comes first, is over.
+    Run an agent in an env for a number of episodes or of steps, whichever ends first.
 
-    :param runner: the runner
-    :param agent: the agent, which knows how observations are flattened
-    :param env: not vectorized; episode ``i`` is seeded with ``seed + i``
+    :param runner: runner of the agent
+    :param agent: the agent, with the order of its flat observations
+    :param env: env (not vectorized); episode ``i`` is seeded with ``seed + i``
     :param n_episodes: number of episodes, or None
-    :param n_steps: number of steps, which may end in the middle of an episode, or None
+    :param n_steps: number of env steps, which may end within an episode, or None
     :param seed: seed of the env
-    :param on_episode: called after each episode
-    :return: the steps
+    :param on_episode: function to call after each episode
+    :return: recorded steps
     """
     observations: list[np.ndarray] = []
     starts: list[bool] = []
@@ -112,10 +112,10 @@ def replay(runner: Runner, agent: DeployableAgent, recording: Recording) -> tupl
     """
     Run an agent on recorded observations.
 
-    :param runner: the runner
-    :param agent: the agent, which knows how observations are flattened
-    :param recording: steps whose observations the runner gets
-    :return: ``(n_steps,)`` its options and ``(n_steps, action_dim)`` its actions
+    :param runner: runner of the agent
+    :param agent: the agent, with the order of its flat observations
+    :param recording: steps with the observations to run on
+    :return: options ``(n_steps,)``, and actions ``(n_steps, action_dim)``
     """
     options, actions = [], []
     for observation, start in zip(recording.observations, recording.episode_starts, strict=True):
@@ -129,11 +129,11 @@ def replay(runner: Runner, agent: DeployableAgent, recording: Recording) -> tupl
 
 def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
     """
-    An action in the form that the env takes.
+    Convert a flat action to the form that the env takes.
 
     :param space: action space of the env
-    :param action: ``(action_dim,)``, flat
-    :return: the action
+    :param action: ``(action_dim,)`` flat action
+    :return: action in the space
     """
     if isinstance(space, gym.spaces.Discrete):
         return int(action[0])
@@ -142,24 +142,26 @@ def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
 
 class SampledObservations(gym.Env):
     """
-    Stands in for the env where none was named: observations are drawn from their space.
+    Env whose observations are drawn from their space, for models without an env.
 
-    :param model: the model that has its spaces
+    :param model: model with the observation and action space
     """
 
     def __init__(self, model: BaseAlgorithm):
         self.observation_space, self.action_space = _samplable(model.observation_space), model.action_space
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        """Seed the observation space and draw a first observation."""
         self.observation_space.seed(seed)
         return self.observation_space.sample(), {}
 
     def step(self, action: object) -> tuple:
+        """Draw another observation; the reward is 0 and the episode does not end."""
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
 def _samplable(space: gym.Space) -> gym.Space:
-    """Bounds that stand for none, such as the greatest float, would be sampled up to."""
+    """The space with infinite bounds instead of huge ones, such as the greatest float, up to which samples would reach."""
     if isinstance(space, gym.spaces.Dict):
         return gym.spaces.Dict({key: _samplable(part) for key, part in space.spaces.items()})
     if not isinstance(space, gym.spaces.Box) or space.dtype.kind != "f":

@@ -1,4 +1,4 @@
-"""Runners: a model's own ``predict`` and its deployable form behind one interface, step by step."""
+"""Runners: one interface to run an agent step by step, for a model's own ``predict`` and for its deployable form."""
 
 import time
 from collections.abc import Callable
@@ -15,27 +15,27 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 
 class Runner(Protocol):
-    """One way to run an agent, which holds the option state of one episode."""
+    """Interface of a runner, which runs an agent step by step and holds its option state."""
 
     def reset(self) -> None:
         """Start an episode."""
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
         """
-        One control step.
+        Run the agent for one step.
 
-        :param observation: a single observation, as the env gives it
-        :return: option in force, and action ``(action_dim,)``
+        :param observation: a single observation, as the env returns it
+        :return: option in force, and action ``(action_dim,)`` float32
         """
 
 
 class ModelRunner:
     """
-    The model's own ``predict``, deterministic.
+    Runner of the model's own, deterministic ``predict``.
 
     :param model: an SB3 model
-    :param vec_normalize: normalization of its observations
-    :param option: option to hold for ever, of an AsymSAC model; by default its master chooses
+    :param vec_normalize: normalization of the observations, or None
+    :param option: option of an AsymSAC model that is always in force; by default the master chooses
     """
 
     def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None, option: int | None = None):
@@ -48,9 +48,11 @@ class ModelRunner:
         self.reset()
 
     def reset(self) -> None:
+        """Start an episode."""
         self.state: Any = None
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        """Option in force and action for an observation."""
         if self.vec_normalize is not None:
             observation = self.vec_normalize.normalize_obs(observation)
         action, self.state = self._predict(observation, self.state, deterministic=True)
@@ -60,9 +62,9 @@ class ModelRunner:
 
 class ReferenceRunner:
     """
-    The deployable form, in torch.
+    Runner of the deployable form in torch, the reference for the exports.
 
-    :param agent: the agent, in any precision
+    :param agent: agent in any precision
     """
 
     def __init__(self, agent: DeployableAgent):
@@ -70,9 +72,11 @@ class ReferenceRunner:
         self.reset()
 
     def reset(self) -> None:
+        """Start an episode."""
         self.option, self.steps_left = 0, 0
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        """Option in force and action for an observation."""
         flat = self.agent.flatten(observation)[None]
         if self.steps_left == 0:
             self.option, self.steps_left = int(self.agent.choices(flat)[0]), self.agent.option_length
@@ -82,12 +86,12 @@ class ReferenceRunner:
 
 def step_latencies(runner: Runner, agent: DeployableAgent, observations: np.ndarray) -> np.ndarray:
     """
-    Time of each control step, called from Python.
+    Time of each step of a runner, called from Python, without a first round that warms up.
 
-    :param runner: the runner
-    :param agent: the agent, which knows how observations are flattened
-    :param observations: ``(n_steps, obs_dim)`` of an episode
-    :return: nanoseconds of each step over several rounds; the first round, which warms up, is left out
+    :param runner: runner of the agent
+    :param agent: the agent, with the order of its flat observations
+    :param observations: ``(n_steps, obs_dim)`` observations of an episode
+    :return: ``(n_rounds * n_steps,)`` time of each step, ns
     """
     steps = [agent.unflatten(observation) for observation in observations]
     times = []

@@ -1,4 +1,4 @@
-"""Evaluation of agents that switch: return, cost, use of each sub-policy, and single episodes step by step."""
+"""Evaluation of AsymSAC agents: return, cost, use of each sub-policy, and single episodes step by step."""
 
 from sb3_asym.evaluation.env import evaluation_env
 from sb3_asym.evaluation.evaluate import evaluate, n_evaluations

@@ -1,4 +1,4 @@
-"""Envs to evaluate an agent on, apart from the one that it learns in."""
+"""Envs for the evaluation of an agent, apart from its training env."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,12 +14,11 @@ from sb3_asym.envs import check_spaces, frozen_copy, make_single_vec_env, rewrap
 
 def prepare_env(model: AsymSAC, env: GymEnv | str | None) -> VecEnv:
     """
-    The env to evaluate an agent on.
+    Prepare the env for the evaluation of an agent.
 
-    :param model: the agent
-    :param env: an env or its id, which is normalized as the agent's own env if it is not yet; by default an env like the
-        agent's own, made anew
-    :return: the env, vectorized
+    :param model: an AsymSAC agent
+    :param env: env or its id, normalized as the training env unless it is already; by default a new env like the training env
+    :return: vectorized env
     :raises TypeError: if the model is not an AsymSAC agent
     :raises ValueError: if there is no env, its spaces differ from the agent's, or the agent is learning in it
     """
@@ -44,12 +43,12 @@ def prepare_env(model: AsymSAC, env: GymEnv | str | None) -> VecEnv:
 
 def evaluation_env(model: AsymSAC, **env_kwargs: Any) -> VecEnv:
     """
-    An env like the one that the model was trained on, made anew, so that training is not disturbed.
+    Make a new env like the training env, so that evaluation does not disturb training.
 
-    :param model: the agent, with an env
-    :param env_kwargs: overrides of the env's arguments, such as ``render_mode``
-    :return: the env, in the same wrappers; normalized with the present statistics if the training env is
-    :raises ValueError: if the model has no env, or it cannot be made anew
+    :param model: an AsymSAC agent with an env
+    :param env_kwargs: arguments of the env that differ, such as ``render_mode``
+    :return: env in the same wrappers; normalized with the present statistics if the training env is
+    :raises ValueError: if the agent has no env, or the env cannot be made anew
     """
     training_env = model.get_env()
     if training_env is None:

@@ -1,4 +1,4 @@
-"""What an agent returns, what it costs, and what its master is worth: measured over seeded episodes."""
+"""Return and cost of an agent over seeded episodes, compared with its sub-policies alone and with random switching."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,21 +26,21 @@ def evaluate(
     on_episode: Callable[[], Any] | None = None,
 ) -> EvaluationReport:
     """
-    Measure return and cost of an agent. To show what its master is worth, the same is measured for each sub-policy alone
-    and for switching at random with the same use of each sub-policy.
+    Measure return and cost of an agent.
 
-    :param model: the agent
-    :param env: an env or its id, which is normalized as the agent's own env if it is not yet; by default an env like the
-        one that the model was trained on, made anew
-    :param n_eval_episodes: episodes for each way to choose the options
-    :param deterministic: whether the sub-policies act deterministically
-    :param seed: seed of the envs; every way to choose starts from it
-    :param compare: whether to measure the sub-policies alone and random switching too
-    :param on_episode: called after each episode, for a progress bar; there are ``n_evaluations(model)`` times
-        ``n_eval_episodes`` of them
-    :return: the report
-    :raises ValueError: if there is no env to evaluate on, the agent is learning in it, its spaces differ from the agent's, or
-        there is no episode
+    For comparison, each sub-policy alone is measured too, and random switching with the same use of each sub-policy.
+
+    :param model: an AsymSAC agent
+    :param env: env or its id, normalized as the training env unless it is already; by default a new env like the training env
+    :param n_eval_episodes: number of episodes for each way to choose the options
+    :param deterministic: True for mean actions of the sub-policies, False for samples
+    :param seed: seed of the envs, the same for each way to choose the options
+    :param compare: True to measure the sub-policies alone and random switching too
+    :param on_episode: function to call after each episode, such as the update of a progress bar; with ``compare``, there are
+        ``n_evaluations(model) * n_eval_episodes`` episodes
+    :return: report of the agent, with those of the comparison
+    :raises ValueError: if there is no env, the agent is learning in it, its spaces differ from the agent's, or
+        ``n_eval_episodes`` is below 1
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
@@ -63,13 +63,14 @@ def n_evaluations(model: AsymSAC) -> int:
     """
     Number of ways to choose the options that ``evaluate(compare=True)`` measures.
 
-    :param model: the agent
-    :return: the number
+    :param model: an AsymSAC agent
+    :return: number of ways
     """
     return len(model.option_names) + 2
 
 
 def _always(option: int) -> Chooser:
+    """Function that chooses the same option everywhere."""
     return lambda _, n_obs: np.full(n_obs, option)
 
 
@@ -83,7 +84,11 @@ def _measure(
     seed: int,
     on_episode: Callable[[], Any] | None,
 ) -> EvaluationReport:
-    """One way to choose the options. As in SB3's ``evaluate_policy``, each env contributes its share of the episodes."""
+    """
+    Measure one way to choose the options.
+
+    As in SB3's ``evaluate_policy``, each env contributes its share of the episodes.
+    """
     n_envs = env.num_envs
     shares = np.array([(n_eval_episodes + i) // n_envs for i in range(n_envs)])
     finished, returns = np.zeros(n_envs, dtype=int), np.zeros(n_envs)
@@ -95,7 +100,7 @@ def _measure(
         returns += step.rewards
         for i in np.flatnonzero(step.dones):
             if counted[i]:
-                # Monitor knows the return without the wrappers around it.
+                # Monitor has the return before the outer wrappers change the rewards.
                 episode_rewards.append(float(step.infos[i].get("episode", {"r": returns[i]})["r"]))
                 if on_episode:
                     on_episode()

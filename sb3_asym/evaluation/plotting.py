@@ -1,4 +1,4 @@
-"""Pictures: which sub-policy acted when, return over training, return against cost. Needs the extra ``plots`` (matplotlib)."""
+"""Plots: timeline of the sub-policies, learning curves, return against cost. Needs the extra ``plots`` (matplotlib)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -19,8 +19,10 @@ CHEAP_TO_EXPENSIVE = ("#9ecae1", "#08519c")
 
 def option_colors(n_options: int) -> list[Any]:
     """
+    Colors of the sub-policies.
+
     :param n_options: number of sub-policies
-    :return: a color for each, from light (cheapest) to dark
+    :return: color of each sub-policy, from light (cheapest) to dark (most expensive)
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -36,14 +38,16 @@ def timeline(
     title: str = "",
 ) -> "Figure":
     """
-    One episode as a strip that shows which sub-policy acted at which step (Chang et al. 2021, figures 2 and 3), below
-    reward and return or chosen observation dimensions, with pictures of the env above where there are any.
+    Draw an episode with the sub-policy in force at each step (Chang et al. 2021, figures 2 and 3).
 
-    :param record: the episode (:func:`sb3_asym.evaluation.record_episode`)
-    :param path: where to save the picture, if anywhere
-    :param dimensions: observation dimensions to plot instead of reward and return
-    :param labels: their names
-    :param title: above the picture
+    A strip shows the sub-policies, below a plot of reward and return or of chosen observation dimensions. Pictures of the
+    env are at the top, where the record has any.
+
+    :param record: episode from :func:`sb3_asym.evaluation.record_episode`
+    :param path: path of the image file to write, or None
+    :param dimensions: indices of observation dimensions to plot instead of reward and return
+    :param labels: names of these dimensions
+    :param title: title of the figure; by default the return
     :return: the figure
     :raises ValueError: if there is no such dimension
     """
@@ -90,8 +94,10 @@ def timeline(
 
 def runs_of_options(options: np.ndarray) -> list[tuple[int, int, int]]:
     """
-    :param options: ``(n_steps,)``
-    :return: start, end and option of each stretch in which the same option was in force
+    Split an episode into runs of steps with the same option.
+
+    :param options: ``(n_steps,)`` options in force
+    :return: first step, step after the last one, and option of each run
     """
     edges = [0, *(np.flatnonzero(np.diff(options)) + 1).tolist(), len(options)]
     return [(start, end, int(options[start])) for start, end in pairwise(edges)]
@@ -104,12 +110,12 @@ def learning_curves(
     axes: "Axes | None" = None,
 ) -> "Figure":
     """
-    Returns over training: mean line and, with several rows, the spread from the lowest to the highest.
+    Draw returns over training: the mean and, with several rows, the range from the lowest to the highest.
 
-    :param curves: by label, the timesteps ``(n_points,)`` and returns ``(n_rows, n_points)`` (seeds or episodes)
-    :param path: where to save the picture, if anywhere
-    :param title: above the picture
-    :param axes: where to draw; by default a figure of its own
+    :param curves: timesteps ``(n_points,)`` and returns ``(n_rows, n_points)`` by label, with a row for each seed or episode
+    :param path: path of the image file to write, or None
+    :param title: title of the figure
+    :param axes: axes to draw on; by default those of a new figure
     :return: the figure
     """
     from matplotlib.figure import Figure
@@ -138,14 +144,15 @@ def pareto_front(
     values: tuple[str, Sequence[float]] | None = None,
 ) -> "Figure":
     """
-    Return against cost of many agents, with the best ones joined by a line.
+    Draw return against cost of many agents, with a line through the best ones.
 
     :param points: FLOPs per inference and return of each agent
-    :param best: whether it is one of the best
+    :param best: True for each agent that is one of the best
     :param alone: FLOPs per inference and return of each sub-policy alone, by its name
-    :param path: where to save the picture, if anywhere
-    :param title: above the picture
-    :param values: name and positive values of what was varied, for the colors (logarithmic)
+    :param path: path of the image file to write, or None
+    :param title: title of the figure
+    :param values: name of the setting that differs between the agents, and its positive value for each agent, shown as colors
+        on a logarithmic scale
     :return: the figure
     """
     from matplotlib.colors import LogNorm
@@ -170,7 +177,7 @@ def pareto_front(
 
 
 def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray]) -> None:
-    """Up to ten pictures, evenly spaced, side by side above the steps at which they were taken."""
+    """Draw up to ten evenly spaced pictures of the env side by side, each with its step."""
     chosen = sorted(frames)[:: -(-len(frames) // 10)]
     width = 1 / len(chosen)
     axis.axis("off")
@@ -182,6 +189,7 @@ def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray]) -> None:
 
 
 def _save(figure: Any, path: str | Path | None) -> "Figure":
+    """Write a figure to an image file, if there is a path, and return the figure."""
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130)

@@ -1,4 +1,4 @@
-"""What an evaluation found, for people and as plain data."""
+"""Report of an evaluation, for people and as plain data."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,20 +9,20 @@ from sb3_asym.text_table import text_table
 @dataclass(frozen=True)
 class EvaluationReport:
     """
-    One way to choose the options, measured over episodes. ``str(report)`` is a table with all that it was compared to.
+    Return and cost of one way to choose the options. ``str(report)`` is a table that includes the comparisons.
 
     :param name: "agent" (the master chooses), "random switching" or "<sub-policy> alone"
     :param mean_reward: mean return of an episode
-    :param std_reward: its standard deviation over the episodes
-    :param n_episodes: episodes measured
-    :param mean_length: mean env steps of an episode
+    :param std_reward: standard deviation of the return over the episodes
+    :param n_episodes: number of episodes
+    :param mean_length: mean length of an episode, env steps
     :param option_use: share of env steps in which each sub-policy acted
     :param flops_per_inference: mean FLOPs per env step, the master's share included
-    :param flops_reduction: 1 − those FLOPs ÷ the FLOPs of the most expensive sub-policy alone
-    :param mean_option_length: mean env steps between two choices
+    :param flops_reduction: 1 − ``flops_per_inference`` ÷ FLOPs of the most expensive sub-policy alone
+    :param mean_option_length: mean number of env steps between two choices
     :param switches_per_episode: mean number of changes of the sub-policy in an episode
     :param episode_rewards: return of each episode
-    :param comparisons: reports of the other ways to choose, over episodes with the same seeds
+    :param comparisons: reports of the other ways to choose the options, over episodes with the same seeds
     """
 
     name: str
@@ -40,14 +40,14 @@ class EvaluationReport:
 
     @property
     def macs_per_inference(self) -> float:
-        """Mean multiply-accumulates per env step."""
+        """Mean MACs per env step: half of the FLOPs."""
         return self.flops_per_inference / 2
 
     def to_dict(self) -> dict[str, Any]:
         """
-        The report and its comparisons.
+        The report and its comparisons as plain data.
 
-        :return: everything as plain data, ready for JSON
+        :return: all fields and ``macs_per_inference`` by name, ready for JSON
         """
         comparisons = [report.to_dict() for report in self.comparisons]
         own = {**asdict(replace(self, comparisons=())), "macs_per_inference": self.macs_per_inference}

@@ -1,4 +1,4 @@
-"""Steps of an agent in an env, with the option that was in force at each."""
+"""Rollouts of an agent in an env, with the option in force at each step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,16 @@ from sb3_asym.policies import Chooser
 
 
 class Step(NamedTuple):
-    """One step of all envs, with rewards as the env gave them. Arrays have one row per env."""
+    """
+    One step of all envs.
+
+    :param observations: observations before the step, ``(n_envs, …)``
+    :param options: options in force, ``(n_envs,)``
+    :param started: ``(n_envs,)`` True where this is the option's first step
+    :param rewards: rewards of the step, not normalized, ``(n_envs,)``
+    :param dones: ``(n_envs,)`` True where the episode ends with this step
+    :param infos: info of each env
+    """
 
     observations: np.ndarray | dict[str, np.ndarray]
     options: np.ndarray
@@ -30,14 +39,14 @@ def rollout(
     model: AsymSAC, env: VecEnv, seed: int, choose: Chooser | None = None, deterministic: bool = True
 ) -> Iterator[Step]:
     """
-    Endless steps of an agent that holds its options.
+    Run an agent in an env without an end.
 
-    :param model: the agent
-    :param env: env to step, which is seeded and reset first
+    :param model: an AsymSAC agent
+    :param env: env to seed, reset and step
     :param seed: seed of the env
-    :param choose: function that picks the options, the master by default
-    :param deterministic: whether the sub-policies act deterministically
-    :return: iterator over the steps
+    :param choose: function that chooses the options; by default the master
+    :param deterministic: True for mean actions of the sub-policies, False for samples
+    :return: endless iterator over the steps
     """
     with _frozen(env) as normalization:
         env.seed(seed)
@@ -55,7 +64,7 @@ def rollout(
 
 @contextmanager
 def _frozen(env: VecEnv) -> Iterator[VecNormalize | None]:
-    """The env's normalization, whose statistics do not change meanwhile."""
+    """Freeze the statistics of the env's normalization, and restore its training mode at the end."""
     normalization = unwrap_vec_normalize(env)
     training = normalization is not None and normalization.training
     if normalization is not None:
@@ -70,13 +79,13 @@ def _frozen(env: VecEnv) -> Iterator[VecNormalize | None]:
 @dataclass(frozen=True)
 class EpisodeRecord:
     """
-    One episode, step by step, of an agent that switches.
+    Steps of one episode of an AsymSAC agent.
 
-    :param option_names: cheapest first
-    :param options: ``(n_steps,)`` option in force
-    :param rewards: ``(n_steps,)``
-    :param observations: ``(n_steps, obs_dim)``, flattened where they are images or dicts
-    :param frames: pictures of the env by step, where it can render
+    :param option_names: names of the sub-policies, cheapest first
+    :param options: options in force, ``(n_steps,)``
+    :param rewards: rewards, ``(n_steps,)``
+    :param observations: flat observations, ``(n_steps, obs_dim)``
+    :param frames: pictures of the env by step; none where the env does not render
     """
 
     option_names: tuple[str, ...]
@@ -88,23 +97,24 @@ class EpisodeRecord:
 
 def record_episode(model: AsymSAC, env: GymEnv | str | None = None, seed: int = 0, n_frames: int = 10) -> EpisodeRecord:
     """
-    One episode, step by step.
+    Record one episode of an agent.
 
-    :param model: the agent
-    :param env: env or its id, by default as for :func:`evaluate`; the first of its envs is recorded, and pictures are
-        taken if its ``render_mode`` is "rgb_array"
-    :param seed: of the env
-    :param n_frames: about how many pictures to keep, evenly spaced; with 0, the env is not rendered
-    :return: the episode
+    :param model: an AsymSAC agent
+    :param env: env or its id, by default a new env like the training env; the first of several envs is recorded, with
+        pictures if its ``render_mode`` is "rgb_array"
+    :param seed: seed of the env
+    :param n_frames: approximate number of evenly spaced pictures to keep; 0 for no rendering
+    :return: steps of the episode
     """
     vec_env = prepare_env(model, env)
     options, rewards, observations = [], [], []
     frames: dict[int, np.ndarray] = {}
     stride = 1
     for index, step in enumerate(rollout(model, vec_env, seed)):
-        first = (
-            {k: v[0] for k, v in step.observations.items()} if isinstance(step.observations, dict) else step.observations[0]
-        )
+        if isinstance(step.observations, dict):
+            first: Any = {key: values[0] for key, values in step.observations.items()}
+        else:
+            first = step.observations[0]
         options.append(int(step.options[0]))
         rewards.append(float(step.rewards[0]))
         observations.append(gym.spaces.flatten(model.observation_space, first))

@@ -1,5 +1,5 @@
 """
-From a trained model to the robot: C99 without dependencies, or ONNX.
+Export of a trained model to the robot: C99 without dependencies, or ONNX.
 
 :func:`export_c` and :func:`export_onnx` write a folder; on the command line: ``sb3-asym export``.
 """

@@ -24,10 +24,10 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     """
     Write ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``.
 
-    :param agent: the agent
+    :param agent: agent to export, in any precision
     :param recording: steps that the self-test replays
     :param folder: folder to write to
-    :param prefix: prefix of all names that are visible outside
+    :param prefix: prefix of all C names that are visible outside
     :raises ValueError: if the prefix is not a C identifier
     """
     if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
@@ -40,17 +40,18 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
 
 def fill(template: str, **values: str | int) -> str:
     """
-    A template with its names filled in.
+    Fill in a template of C code.
 
-    :param template: file in ``templates``
-    :param values: text for each ``$name``
-    :return: the text
+    :param template: name of a file in ``templates``
+    :param values: text for each ``$name`` of the template
+    :return: the C code
     """
     text = files("sb3_asym.export").joinpath("templates", template).read_text()
     return Template(text).substitute(values)
 
 
 def _header(agent: DeployableAgent) -> dict[str, str | int]:
+    """Values for the template of the header."""
     parts = [f" *   {p.offset} to {p.offset + p.size - 1}: {_comment(p.name)}, shape {p.shape}" for p in agent.observations]
     bounds = [f"[{low:g}, {high:g}]" for low, high in zip(agent.low, agent.high, strict=True)]
     text = "the index of a discrete action" if agent.output == "argmax" else f"within {', '.join(bounds)}"
@@ -69,19 +70,22 @@ def _header(agent: DeployableAgent) -> dict[str, str | int]:
 
 
 def _describe(network: Network) -> str:
+    """Name, widths, precision and size of a network, for a comment."""
     return f"{_comment(network.name)} {'-'.join(map(str, _widths(network)))} ({network.precision}, {network.n_bytes} bytes)"
 
 
 def _comment(text: str) -> str:
-    """What may stand in a comment."""
+    """Text without the marks that begin and end a C comment."""
     return text.replace("/*", "/ *").replace("*/", "* /")
 
 
 def _widths(network: Network) -> list[int]:
+    """Number of inputs, then the number of outputs of each layer."""
     return [network.layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in network.layers)]
 
 
 def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
+    """Values for the template of the source."""
     data: list[str] = []
     bodies: list[str] = []
     activations: dict[str, str] = {}
@@ -101,7 +105,8 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
             f"{INDENT * 2}x[i] = v < -obs_clip[i] ? -obs_clip[i] : v > obs_clip[i] ? obs_clip[i] : v;\n"
             f"{INDENT}}}\n"
         )
-    functions = [fill(f"dense_{p}.c") for p in ("fp32", "fp16", "int8") if p in {n.precision for n in agent.networks}]
+    used = {network.precision for network in agent.networks}
+    functions = [fill(f"dense_{precision}.c") for precision in ("fp32", "fp16", "int8") if precision in used]
     functions += [_activation(name, expression) for expression, name in activations.items()]
     bounds = {} if agent.output == "argmax" else {"low": agent.low, "high": agent.high}
     data += [_array("float", f"action_{name}", values) for name, values in {**bounds, "rest": agent.rest}.items()]
@@ -127,6 +132,7 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
 
 
 def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
+    """C code that starts a new option where the last one has run out."""
     if agent.master is None:
         return f"{INDENT}steps_left = {prefix}_OPTION_LENGTH;\n"
     return (
@@ -138,6 +144,7 @@ def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
 
 
 def _run_option(agent: DeployableAgent, x: str) -> str:
+    """C code that runs the sub-policy in force."""
     last = len(agent.sub_policies) - 1
     branches = [f"if (option == {i})\n{INDENT * 2}network_{i}({x}, y);\n{INDENT}else " for i in range(last)]
     call = f"network_{last}({x}, y);\n"
@@ -145,6 +152,7 @@ def _run_option(agent: DeployableAgent, x: str) -> str:
 
 
 def _act(agent: DeployableAgent, n_outputs: int, prefix: str) -> str:
+    """C code that turns the outputs of a sub-policy into an action."""
     if agent.output == "argmax":
         return f"{INDENT}state->last_action[0] = (float)argmax(y, {n_outputs});\n"
     unscale = (
@@ -160,11 +168,12 @@ def _act(agent: DeployableAgent, n_outputs: int, prefix: str) -> str:
 
 def _network(network: Network, number: int, activations: dict[str, str]) -> tuple[list[str], str]:
     """
-    Its arrays, and a function that runs it.
+    C arrays of a network, and the C function that runs it.
 
-    :param network: what to run
-    :param number: names the arrays and the function
-    :param activations: function by C expression, to which those that are new here are added
+    :param network: the network
+    :param number: index of the network, part of the names of its arrays and its function
+    :param activations: name of the C function by C expression, extended by the activations of this network
+    :return: definitions of the arrays, and of the function
     """
     data, calls = [], []
     hidden = max([layer.weight.shape[0] for layer in network.layers[:-1]], default=0)
@@ -191,7 +200,7 @@ def _network(network: Network, number: int, activations: dict[str, str]) -> tupl
 
 
 def _layer(layer: Dense, number: str, x: str, y: str) -> tuple[list[str], list[str]]:
-    """Arrays of a layer, and the calls that run it."""
+    """C arrays of a layer, and the C calls that run it."""
     n_out, n_in = layer.weight.shape
     if isinstance(layer, Int8Dense):
         data = [
@@ -210,6 +219,7 @@ def _layer(layer: Dense, number: str, x: str, y: str) -> tuple[list[str], list[s
 
 
 def _activation(name: str, expression: str) -> str:
+    """C function that applies an expression of ``x`` to each output."""
     return (
         f"static void {name}(float *y, int n)\n{{\n{INDENT}for (int i = 0; i < n; i++) {{\n"
         f"{INDENT * 2}float x = y[i];\n{INDENT * 2}y[i] = {expression};\n{INDENT}}}\n}}\n"
@@ -221,6 +231,7 @@ def _array(c_type: str, name: str, values: np.ndarray) -> str:
 
 
 def _numbers(values: np.ndarray) -> str:
+    """C literals of an array, those of float16 as their bits."""
     flat = np.ravel(values)
     if flat.dtype == np.float16:
         literals: Iterable[str] = (f"0x{bits:04x}" for bits in flat.view(np.uint16))
@@ -232,6 +243,8 @@ def _numbers(values: np.ndarray) -> str:
 
 
 def _selftest(agent: DeployableAgent, recording: Recording) -> dict[str, str | int]:
+    """Values for the template of the self-test."""
+
     def rows(values: np.ndarray) -> str:
         return ",\n".join(f"{INDENT}{{\n{_numbers(row)}\n{INDENT}}}" for row in values)
 

@@ -21,7 +21,7 @@ N_ROUNDS = 20
 
 class CFormat:
     """
-    C99.
+    C99 as a :class:`sb3_asym.export.format.Format`.
 
     :param prefix: prefix of the names in the code
     """
@@ -32,15 +32,19 @@ class CFormat:
         self.prefix = prefix
 
     def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        """Bytes of each network's numbers in C, by the name of the network."""
         return agent.n_bytes
 
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
+        """Write the header, the source and the self-test."""
         write_c(agent, recording, folder, self.prefix)
 
     def runner(self, agent: DeployableAgent, folder: Path) -> Runner:
+        """Runner of the C code in a folder."""
         return CRunner(agent, folder, self.prefix)
 
     def latencies(self, agent: DeployableAgent, folder: Path, observations: np.ndarray) -> np.ndarray:
+        """Time of each step of the C code in a folder, ns, over several rounds."""
         with tempfile.TemporaryDirectory() as build:
             command = self.replay_command(folder, Path(build), observations, N_ROUNDS)
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -48,10 +52,10 @@ class CFormat:
 
     def source(self, folder: Path) -> Path:
         """
-        The source file with the agent.
+        Path to the C source of the agent.
 
         :param folder: folder with the code
-        :return: path to the file
+        :return: path to ``<prefix>_policy.c``
         """
         return folder / f"{self.prefix}_policy.c"
 
@@ -59,14 +63,14 @@ class CFormat:
         self, folder: Path, build: Path, observations: np.ndarray, n_rounds: int, compiler: Sequence[str] | None = None
     ) -> list[str]:
         """
-        A program that replays observations and prints the time of each step; with one more argument it only replays them.
+        Build a program that replays observations and prints the time of each step; with one more argument it only replays.
 
         :param folder: folder with the code
         :param build: folder for the program
-        :param observations: ``(n_steps, obs_dim)``
+        :param observations: ``(n_steps, obs_dim)`` observations of an episode
         :param n_rounds: number of rounds over the observations
-        :param compiler: compiler and its flags; by default the system's, optimizing for this machine
-        :return: the command
+        :param compiler: compiler and its flags; by default the system's, with optimization for this machine
+        :return: program and arguments
         """
         compiler = compiler or (c_compiler(), *C_FLAGS)
         (build / "replay.c").write_text(fill("replay.c", prefix=self.prefix, PREFIX=self.prefix.upper()))
@@ -78,7 +82,7 @@ class CFormat:
 
 class CRunner:
     """
-    The exported C code, compiled here into a library.
+    Runner of the exported C code, compiled here into a library.
 
     :param agent: the agent that was exported
     :param folder: folder with the code
@@ -102,9 +106,11 @@ class CRunner:
         self.reset()
 
     def reset(self) -> None:
+        """Start an episode."""
         self._reset(ctypes.byref(self._state))
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        """Option in force and action for an observation."""
         flat = self.agent.flatten(observation)
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in (flat, self._action))
         option = self._step(ctypes.byref(self._state), *pointers)
@@ -113,7 +119,7 @@ class CRunner:
 
 def c_compiler() -> str:
     """
-    The C compiler of this machine.
+    Name of this machine's C compiler.
 
     :return: the compiler that ``CC`` names, or the system's
     :raises FileNotFoundError: if there is none

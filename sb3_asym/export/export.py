@@ -1,4 +1,4 @@
-"""Export and measurement in the loop, whatever the format."""
+"""Export in any format, and measurement of the exported agent in the loop."""
 
 import statistics
 import subprocess
@@ -31,7 +31,7 @@ N_RECORDED_STEPS = 1000
 N_CHECKED_STEPS = 20
 CALIBRATION_EPISODES = 10
 CALIBRATION_SEED = 1_000_000
-"""Other episodes than those over which the exported agent is then measured."""
+"""Seed far from those of the episodes over which the exported agent is measured."""
 
 
 def export_c(
@@ -45,19 +45,20 @@ def export_c(
     on_episode: Callable[[], Any] | None = None,
 ) -> ExportReport:
     """
-    Write ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``: C99, no allocation, no dependency
-    but ``math.h``. Only the chosen network runs.
+    Write an agent as C99: ``<prefix>_policy.h``, ``<prefix>_policy.c`` and ``<prefix>_policy_selftest.c``.
+
+    The code allocates nothing and depends on ``math.h`` alone. In a step, only the sub-policy in force runs.
 
     :param model: an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model
-    :param folder: folder to write to: a new or an empty one
-    :param env: an env (not vectorized, not normalized) or its id: for the steps that the self-test replays, to calibrate int8,
-        and to measure the exported agent in the loop. Without one, observations are drawn from their space.
+    :param folder: new or empty folder to write to
+    :param env: env (not vectorized, not normalized) or its id: for the steps of the self-test, the calibration of int8, and
+        the measurement of the exported agent in the loop. Without an env, observations are drawn from their space.
     :param precision: "fp32", "fp16" or "int8", or by network, such as ``"large=int8,small=fp32,master=int8"``
-    :param prefix: prefix of all names in C that are visible outside, so that a program can hold several agents
-    :param vec_normalize: statistics to fold in; those of the model's own env by default
-    :param n_eval_episodes: episodes to measure the exported agent over
-    :param on_episode: called after each episode
-    :return: the exported agent beside the model
+    :param prefix: prefix of all C names that are visible outside, so that a program can hold several agents
+    :param vec_normalize: normalization of the observations to fold in; that of the model's own env by default
+    :param n_eval_episodes: number of episodes over which the exported agent is measured
+    :param on_episode: function to call after each episode
+    :return: report that compares the exported agent with the model
     :raises ValueError: if the model cannot be exported or an argument is out of range
     :raises TypeError: if the env is vectorized
     :raises FileExistsError: if the folder is not empty
@@ -75,17 +76,18 @@ def export_onnx(
     on_episode: Callable[[], Any] | None = None,
 ) -> ExportReport:
     """
-    Write ``policy.onnx``, the agent as one graph that takes and returns the option state, and ``master.onnx`` and
-    ``sub_policy_<name>.onnx``. Needs the extra ``export``.
+    Write an agent as ONNX: ``policy.onnx``, ``master.onnx`` and ``sub_policy_<name>.onnx``.
 
-    :param model: as for :func:`export_c`, and so are the other arguments
-    :param folder: folder to write to: a new or an empty one
-    :param env: an env or its id
+    ``policy.onnx`` is the whole agent, as one graph that takes and returns the option state. Needs the extra ``export``.
+
+    :param model: an AsymSAC, SAC, TD3, DDPG, TQC, DQN, QRDQN, PPO or A2C model
+    :param folder: new or empty folder to write to
+    :param env: env or its id, for the same uses as in :func:`export_c`
     :param precision: "fp32", "fp16" (storage) or "int8", or by network
-    :param vec_normalize: statistics to fold in
-    :param n_eval_episodes: episodes to measure the exported agent over
-    :param on_episode: called after each episode
-    :return: the exported agent beside the model
+    :param vec_normalize: normalization of the observations to fold in; that of the model's own env by default
+    :param n_eval_episodes: number of episodes over which the exported agent is measured
+    :param on_episode: function to call after each episode
+    :return: report that compares the exported agent with the model
     :raises ValueError: if the model cannot be exported or an argument is out of range
     :raises TypeError: if the env is vectorized
     :raises FileExistsError: if the folder is not empty
@@ -160,19 +162,19 @@ def _export(
 
 
 def _check_that_predict_agrees(agent: DeployableAgent, recording: Recording) -> None:
-    """A policy may be a subclass that does more than its layers."""
+    """Refuse a policy whose ``predict`` does more than its layers, as that of a subclass may."""
     actions = agent.actions(recording.observations, recording.options)
     asked = recording.choices(agent.option_length)
     same = np.abs(actions - recording.actions).max(1) <= 1e-3 * np.maximum(1, np.abs(recording.actions).max(1))
     same_choices = agent.choices(recording.observations[asked]) == recording.options[asked]
-    if min(same.mean(), same_choices.mean()) < 0.9:  # what is discrete may differ where two are as good
+    if min(same.mean(), same_choices.mean()) < 0.9:  # rounding may turn an argmax where two outputs are nearly equal
         raise ValueError("The model's predict does not do what its layers do: such a policy cannot be exported.")
 
 
 def _time_ratio(
     target: Format, exported: DeployableAgent, agent: DeployableAgent, folder: Path, recording: Recording, n_rounds: int = 3
 ) -> float:
-    """Time of a step of what was exported ÷ that of the same in fp32: the median of interleaved rounds."""
+    """Time of a step of the exported agent ÷ that of its export in fp32: the median of interleaved rounds."""
     with tempfile.TemporaryDirectory() as other:
         target.write(agent, recording.head(N_SELFTEST_STEPS), Path(other))
         pairs = ((exported, folder), (agent, Path(other)))

@@ -1,4 +1,4 @@
-"""The folder of an export: written as a whole or not at all, and read again."""
+"""The folder of an export: written as a whole or not at all, with a manifest and the recorded steps."""
 
 import json
 import tempfile
@@ -20,8 +20,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any], recording: Recording)
     Write the manifest of an export and its recorded steps.
 
     :param folder: folder of the export
-    :param manifest: plain data
-    :param recording: steps
+    :param manifest: figures of the export as plain data, ready for JSON
+    :param recording: steps of the agent in the env
     """
     np.savez_compressed(folder / EPISODE, **vars(recording))
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -29,10 +29,10 @@ def write_manifest(folder: Path, manifest: dict[str, Any], recording: Recording)
 
 def read_export(folder: Path) -> tuple[dict[str, Any], Recording]:
     """
-    The manifest of an export, and the steps that were recorded when it was made.
+    Read the manifest of an export and the steps that were recorded when it was made.
 
     :param folder: folder with the export
-    :return: manifest and recording
+    :return: manifest, and recorded steps
     :raises ValueError: if the folder holds no complete export
     """
     try:
@@ -50,22 +50,22 @@ def read_export(folder: Path) -> tuple[dict[str, Any], Recording]:
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """
-    A folder that is filled when the block ends well, and else stays as it was.
+    Fill a folder as a whole when the block ends without an exception; otherwise leave it as it was.
 
-    :param folder: folder to fill: a new or an empty one
-    :return: yields the folder to write to meanwhile
+    :param folder: new or empty folder to fill
+    :return: context whose value is the temporary folder to write to
     :raises FileExistsError: if the folder is not empty
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty: name a new folder.")
-    # A folder that is there may be the current one, or a mounted one, so it stays.
-    home = folder if folder.exists() else folder.parent
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix=".export_") as parent:
-        written = Path(parent) / "written"
+    # An existing folder may be the working directory or a mount point, so it is filled and not replaced.
+    base = folder if folder.exists() else folder.parent
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=base, prefix=".export_") as scratch:
+        written = Path(scratch) / "written"
         written.mkdir()
         yield written
-        if home is folder:
+        if base is folder:
             for file in written.iterdir():
                 file.rename(folder / file.name)
         else:

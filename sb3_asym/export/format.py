@@ -12,7 +12,7 @@ from sb3_asym.deployment.runners import Runner
 
 class Format(Protocol):
     """
-    A format of an export.
+    Interface of an export format: what it writes, and how that is run and timed.
 
     :param name: name of the format, "c" or "onnx"
     """
@@ -23,34 +23,34 @@ class Format(Protocol):
         """
         Size of each network in this format.
 
-        :param agent: the agent
-        :return: bytes of each network's numbers, by its name
+        :param agent: agent in any precision
+        :return: bytes of each network's numbers, by the name of the network
         """
 
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
         """
-        Write an agent.
+        Write the files of an agent.
 
-        :param agent: the agent
+        :param agent: agent to export, in any precision
         :param recording: steps for a self-test
         :param folder: folder to write to
         """
 
     def runner(self, agent: DeployableAgent, folder: Path) -> Runner:
         """
-        A runner of an agent that was written.
+        Runner of an exported agent.
 
-        :param agent: the agent
+        :param agent: the exported agent
         :param folder: folder with the files
         :return: the runner
         """
 
     def latencies(self, agent: DeployableAgent, folder: Path, observations: np.ndarray) -> np.ndarray:
         """
-        Time of each step of an agent that was written, on one thread at batch 1.
+        Time of each step of an exported agent, on one thread at batch size 1.
 
-        :param agent: the agent
+        :param agent: the exported agent
         :param folder: folder with the files
-        :param observations: ``(n_steps, obs_dim)`` of an episode
-        :return: nanoseconds of each step
+        :param observations: ``(n_steps, obs_dim)`` observations of an episode
+        :return: ``(n_rounds * n_steps,)`` time of each step, ns
         """

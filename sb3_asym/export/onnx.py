@@ -25,9 +25,9 @@ INT8_KERNELS = {"MatMulIntegerToFloat", "QLinearMatMul", "QGemm"}
 
 class Graph:
     """
-    Nodes and constants of an ONNX graph that is being written.
+    An ONNX graph under construction: its nodes and constants.
 
-    :param name: begins the names of its values, which must differ from those of graphs around it
+    :param name: prefix of the names of its values, unlike those of the graphs around it
     """
 
     def __init__(self, name: str):
@@ -37,8 +37,10 @@ class Graph:
 
     def constant(self, values: Any) -> str:
         """
-        :param values: an array
-        :return: its name
+        Add a constant.
+
+        :param values: array or number
+        :return: name of the constant
         """
         name = f"{self.name}/c{len(self.initializers)}"
         self.initializers.append(numpy_helper.from_array(np.asarray(values), name))
@@ -46,10 +48,12 @@ class Graph:
 
     def add(self, operator: str, *inputs: Any, **attributes: Any) -> str:
         """
-        :param operator: of ONNX
-        :param inputs: names, or arrays that become constants
-        :param attributes: of the operator
-        :return: the name of its result
+        Add a node.
+
+        :param operator: name of an ONNX operator
+        :param inputs: names of values, or arrays that become constants
+        :param attributes: attributes of the operator
+        :return: name of the node's result
         """
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         result = f"{self.name}/{operator}{len(self.nodes)}"
@@ -58,17 +62,21 @@ class Graph:
 
     def choose(self, condition: str, yes: onnx.GraphProto, no: onnx.GraphProto) -> str:
         """
-        :param condition: name of a bool
-        :param yes: what runs where it is true
-        :param no: what runs otherwise
-        :return: the name of the result
+        Add a branch of which one side runs.
+
+        :param condition: name of a boolean value
+        :param yes: graph for True
+        :param no: graph for False
+        :return: name of the branch's result
         """
         return self.add("If", condition, then_branch=yes, else_branch=no)
 
     def finish(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.GraphProto:
         """
-        :param inputs: of the graph
-        :param outputs: their names are the results'
+        Finish the graph.
+
+        :param inputs: inputs of the graph
+        :param outputs: outputs of the graph, each with the name of a node's result
         :return: the graph
         """
         return helper.make_graph(self.nodes, self.name, inputs, outputs, self.initializers)
@@ -76,12 +84,12 @@ class Graph:
 
 def write_onnx(agent: DeployableAgent, folder: Path) -> None:
     """
-    Write ``policy.onnx``, and where the agent switches also ``master.onnx`` and ``sub_policy_<name>.onnx`` for each.
+    Write ``policy.onnx`` and, for an agent with a master, ``master.onnx`` and ``sub_policy_<name>.onnx`` for each sub-policy.
 
-    :param agent: what to run
-    :param folder: where to
-    :raises ValueError: if a part of the observation has the name of another input or of an output, or if ONNX Runtime does
-        not run a network that was quantized with int8 kernels
+    :param agent: agent to export, in any precision
+    :param folder: folder to write to
+    :raises ValueError: if a part of the observation has the name of another input or of an output, if two sub-policies
+        have the same file name, or if ONNX Runtime does not run all int8 layers with int8 kernels
     """
     taken = {"action", "option", "option_in", "q_values", "steps_left", "steps_left_in"}
     for part in agent.observations:
@@ -107,8 +115,10 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
 
 def network_bytes(network: Network) -> int:
     """
-    :param network: that is written
-    :return: bytes of its numbers in the graph
+    Size of a network in ONNX.
+
+    :param network: the network
+    :return: bytes of the network's numbers in the graph
     """
     graph = Graph(network.name)
     _network(graph, network, "observation")
@@ -117,9 +127,11 @@ def network_bytes(network: Network) -> int:
 
 def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
     """
-    :param path: of an ONNX file
-    :param optimized: where to write the graph that ONNX Runtime makes of it
-    :return: a session on one thread
+    Load an ONNX file into ONNX Runtime.
+
+    :param path: path to an ONNX file
+    :param optimized: path of a file for the optimized graph, or None
+    :return: session on one thread
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -133,8 +145,10 @@ def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.Infer
 
 def operators(path: Path) -> Counter[str]:
     """
-    :param path: of an ONNX file
-    :return: how many operators of each kind ONNX Runtime really runs
+    Count the operators that ONNX Runtime runs after its optimization of the graph.
+
+    :param path: path to an ONNX file
+    :return: number of operators by kind
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -143,6 +157,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph and of the graphs within it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -151,7 +166,7 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _single(agent: DeployableAgent, network: Network) -> onnx.ModelProto:
-    """One network: observations in any number to actions, or to q-values and options."""
+    """Graph of a single network: from a batch of observations to actions, or to q-values and options for the master."""
     graph = Graph(network.name)
     output = _network(graph, network, _observations(graph, agent))
     if network is agent.master:
@@ -165,7 +180,7 @@ def _single(agent: DeployableAgent, network: Network) -> onnx.ModelProto:
 
 
 def _policy(agent: DeployableAgent) -> onnx.ModelProto:
-    """The agent as a whole: observation and option state to action and option state."""
+    """Graph of the whole agent: from an observation and the option state to an action and the next option state."""
     graph = Graph("policy")
     x = _observations(graph, agent)
     due = graph.add("LessOrEqual", "steps_left_in", np.zeros(1, dtype=np.int64))
@@ -175,9 +190,10 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
         master, keep = Graph("master"), Graph("keep")
         chosen = master.add("ArgMax", _network(master, agent.master, x), axis=1, keepdims=0)
         kept = keep.add("Identity", "option_in")
-        branches = [
-            branch.finish([], [_value(name, [1], TensorProto.INT64)]) for branch, name in ((master, chosen), (keep, kept))
-        ]
+        branches = (
+            master.finish([], [_value(chosen, [1], TensorProto.INT64)]),
+            keep.finish([], [_value(kept, [1], TensorProto.INT64)]),
+        )
         _rename(graph, graph.choose(due, *branches), "option")
     left = graph.add("Where", due, np.array([agent.option_length]), "steps_left_in")
     _rename(graph, graph.add("Sub", left, np.ones(1, dtype=np.int64)), "steps_left")
@@ -192,7 +208,7 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
 
 
 def _run_option(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
-    """The action of the option in force, which is ``first`` or one after it."""
+    """Nodes for the action of the option in force, which is ``first`` or one after it."""
     if first == len(agent.sub_policies) - 1:
         return _action(graph, agent, _network(graph, agent.sub_policies[first], x))
     is_first = graph.add("Equal", "option", np.array([first]))
@@ -206,7 +222,7 @@ def _run_option(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str
 
 
 def _observations(graph: Graph, agent: DeployableAgent) -> str:
-    """The normalized flat vector."""
+    """Nodes for the flat, normalized observation."""
     parts = [part.name if len(part.shape) == 1 else graph.add("Flatten", part.name, axis=1) for part in agent.observations]
     x = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
     if agent.normalization is not None:
@@ -216,11 +232,12 @@ def _observations(graph: Graph, agent: DeployableAgent) -> str:
 
 
 def _network(graph: Graph, network: Network, x: str) -> str:
+    """Nodes for the outputs of a network."""
     for layer in network.layers:
         x = _int8_dense(graph, layer, x) if isinstance(layer, Int8Dense) else _dense(graph, layer, x)
         for module in layer.activations:
             activation = ACTIVATIONS[type(module)]
-            if activation.onnx == "Clip":  # itself, it would keep ONNX Runtime from an int8 kernel for the layer before it
+            if activation.onnx == "Clip":  # a Clip keeps ONNX Runtime from an int8 kernel for the layer before
                 low, high = map(np.float32, activation.attributes(module).values())
                 x = graph.add("Min", graph.add("Max", x, low), high)
             else:
@@ -230,15 +247,15 @@ def _network(graph: Graph, network: Network, x: str) -> str:
 
 def _dense(graph: Graph, layer: Dense, x: str) -> str:
     weight, bias = graph.constant(layer.weight), graph.constant(layer.bias)
-    if layer.precision == "fp16":  # ONNX Runtime does this once, when it loads the graph
+    if layer.precision == "fp16":  # ONNX Runtime casts once, when it loads the graph
         weight, bias = (graph.add("Cast", name, to=TensorProto.FLOAT) for name in (weight, bias))
     return graph.add("Gemm", x, weight, bias, transB=1)
 
 
 def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
-    """In the QDQ form, of which ONNX Runtime makes integer kernels."""
+    """Nodes for an int8 layer in the QDQ form, of which ONNX Runtime makes integer kernels."""
     if not (layer.zero.size == 1 and layer.zero[0] in range(256)):
-        # An operator takes one range for all inputs, with a whole number as its zero, so these are brought to the same.
+        # The operator has one range for all inputs, whose zero is a whole number, so each input is scaled to that range.
         zero, step = np.uint8(128), np.float32(1)
         x = graph.add("Add", graph.add("Mul", x, layer.gain), layer.zero - np.float32(zero))
     else:
@@ -246,7 +263,7 @@ def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
     quantized = graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, step, zero), step, zero)
     scale = graph.constant(layer.scale)
     weight_scale = scale if step == 1 else graph.constant(layer.scale / step)
-    signed = np.zeros(len(layer.scale), dtype=np.int8)  # without it, ONNX Runtime takes no integer kernel
+    signed = np.zeros(len(layer.scale), dtype=np.int8)  # without a zero point, ONNX Runtime uses no integer kernel
     weight = graph.add("DequantizeLinear", layer.weight.T.copy(), weight_scale, signed, axis=1)
     bias = np.rint(layer.offset_for(float(zero)) / layer.scale)  # in units of the sums
     if np.abs(bias).max() >= 2**31:
@@ -255,7 +272,7 @@ def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
 
 
 def _action(graph: Graph, agent: DeployableAgent, output: str) -> str:
-    """Actions in the env's bounds, of a network's outputs."""
+    """Nodes for actions within the env's bounds, from the outputs of a network."""
     if agent.output == "argmax":
         return graph.add("Cast", graph.add("ArgMax", output, axis=1, keepdims=1), to=TensorProto.FLOAT)
     if agent.output == "unscale":
@@ -278,7 +295,7 @@ def _value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.V
 
 
 def _rename(graph: Graph, result: str, name: str) -> None:
-    """Give the result of the last node a name of its own."""
+    """Rename the result of the last node to the name of an output of the graph."""
     assert graph.nodes[-1].output[0] == result
     graph.nodes[-1].output[0] = name
 

@@ -11,27 +11,32 @@ from sb3_asym.export.onnx import network_bytes, open_session, write_onnx
 
 
 class OnnxFormat:
-    """ONNX."""
+    """ONNX as a :class:`sb3_asym.export.format.Format`."""
 
     name = "onnx"
 
     def n_bytes(self, agent: DeployableAgent) -> dict[str, int]:
+        """Bytes of each network's numbers in ONNX, by the name of the network."""
         return {network.name: network_bytes(network) for network in agent.networks}
 
     def write(self, agent: DeployableAgent, recording: Recording, folder: Path) -> None:
+        """Write the ONNX files; they hold no self-test."""
         write_onnx(agent, folder)
 
     def runner(self, agent: DeployableAgent, folder: Path) -> Runner:
+        """Runner of the ``policy.onnx`` in a folder."""
         return OnnxRunner(agent, folder)
 
     def latencies(self, agent: DeployableAgent, folder: Path, observations: np.ndarray) -> np.ndarray:
+        """Time of each step of the ``policy.onnx`` in a folder, ns, over several rounds."""
         return step_latencies(OnnxRunner(agent, folder), agent, observations)
 
 
 class OnnxRunner:
     """
-    The exported ``policy.onnx`` in ONNX Runtime, on one thread. Its inputs and outputs are bound to arrays once, which
-    takes a third off the time of a step.
+    Runner of the exported ``policy.onnx`` in ONNX Runtime, on one thread.
+
+    Inputs and outputs are bound to arrays once, which takes a third off the time of a step.
 
     :param agent: the agent that was exported
     :param folder: folder with ``policy.onnx``
@@ -53,9 +58,11 @@ class OnnxRunner:
         self.reset()
 
     def reset(self) -> None:
+        """Start an episode."""
         self._arrays["option_in"][:] = self._arrays["steps_left_in"][:] = 0
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
+        """Option in force and action for an observation."""
         for part in self.agent.observations:
             self._arrays[part.name][0] = observation[part.name] if isinstance(observation, dict) else observation
         self._session.run_with_iobinding(self._binding)

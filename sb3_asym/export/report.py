@@ -1,4 +1,4 @@
-"""What an export does to the agent: return with the exported agent in the loop, choices, actions, bytes."""
+"""Comparison of an exported agent with its model: return in the loop, choices, actions, bytes."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,24 +13,25 @@ from sb3_asym.deployment.runners import Runner
 @dataclass(frozen=True)
 class ExportReport:
     """
-    An exported agent beside the model that it was made from. ``str(report)`` is a text for people.
+    Comparison of an exported agent with the model that it was made from. ``str(report)`` is a text for people.
 
-    :param format: "c" or "onnx"
-    :param precision: by network
-    :param n_bytes: bytes of the numbers of each network
-    :param fp32_bytes: likewise in fp32
-    :param n_episodes: episodes of each of both; 0 where no env was named
+    :param format: format of the export, "c" or "onnx"
+    :param precision: precision by network
+    :param n_bytes: bytes of each network's numbers, by the name of the network
+    :param fp32_bytes: bytes of each network's numbers in fp32, by the name of the network
+    :param n_episodes: number of episodes of the exported agent, and of the model; 0 without an env
     :param mean_reward: mean return with the exported agent in the loop
-    :param std_reward: its standard deviation over the episodes
-    :param model_mean_reward: mean return of the model itself, over episodes with the same seeds
-    :param model_std_reward: its standard deviation
-    :param choice_agreement: share of the master's choices that are those of fp32 for the same observation; None without one
-    :param mean_action_error: mean distance to the action of fp32, of the same option for the same observation; relative
-        to the range of the action where it is bounded
-    :param max_action_error: the greatest such distance
-    :param time_over_fp32: time of a step ÷ that of the same export in fp32; None for fp32 itself
-    :param selftest_failures: steps of the self-test's that differ here by more than it allows; None if it was not run
-    :param not_measured: why there is no figure of the exported agent, or ""
+    :param std_reward: standard deviation of that return over the episodes
+    :param model_mean_reward: mean return of the model, over episodes with the same seeds
+    :param model_std_reward: standard deviation of the model's return over the episodes
+    :param choice_agreement: share of the master's choices that fp32 makes too for the same observation; None without a master
+    :param mean_action_error: mean distance to the action of fp32, for the same option and observation; relative to the
+        range of the action where it is bounded
+    :param max_action_error: greatest distance to the action of fp32, for the same option and observation; relative to the
+        range of the action where it is bounded
+    :param time_over_fp32: time of a step ÷ time of a step of the same export in fp32; None for fp32 itself
+    :param selftest_failures: number of the self-test's steps outside its tolerances on this machine; None if it was not run
+    :param not_measured: reason why there is no figure of the exported agent, or ""
     """
 
     format: str
@@ -51,9 +52,11 @@ class ExportReport:
 
     def with_returns(self, exported: np.ndarray, model: np.ndarray) -> "ExportReport":
         """
+        The report with the returns of the exported agent and of the model.
+
         :param exported: ``(n_episodes,)`` returns with the exported agent in the loop
         :param model: ``(n_episodes,)`` returns of the model
-        :return: the report with their means and standard deviations
+        :return: report with the means and standard deviations of the returns
         """
         return replace(
             self,
@@ -66,7 +69,9 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """
-        :return: everything as plain data, ready for JSON
+        The report as plain data.
+
+        :return: all fields by name, ready for JSON
         """
         return asdict(self)
 
@@ -98,8 +103,10 @@ class ExportReport:
 
 def errors(agent: DeployableAgent, recording: Recording) -> dict[str, Any]:
     """
-    :param agent: in fp32
-    :param recording: what the exported agent did
+    Differences between the steps of an exported agent and the same steps in fp32.
+
+    :param agent: agent in fp32
+    :param recording: steps of the exported agent
     :return: ``choice_agreement``, ``mean_action_error`` and ``max_action_error`` of :class:`ExportReport`
     """
     asked = recording.choices(agent.option_length)
@@ -117,21 +124,25 @@ def errors(agent: DeployableAgent, recording: Recording) -> dict[str, Any]:
 
 def tolerances(agent: DeployableAgent, actions: np.ndarray) -> np.ndarray:
     """
-    :param agent: that was exported
-    :param actions: ``(n_steps, action_dim)`` that a self-test expects
-    :return: ``(action_dim,)`` by how much another processor may miss them
+    Distances from the expected actions that a self-test allows to another processor.
+
+    :param agent: the exported agent
+    :param actions: ``(n_steps, action_dim)`` expected actions
+    :return: ``(action_dim,)`` greatest allowed distances
     """
-    # In int8, a number between two integers may be rounded to the other one.
+    # In int8, a number halfway between two integers may be rounded to the other one.
     tolerance = 0.02 if "int8" in {network.precision for network in agent.networks} else 1e-5
     return tolerance * np.maximum(1, np.abs(actions).max(0))
 
 
 def count_failures(agent: DeployableAgent, runner: Runner, recording: Recording) -> int:
     """
-    :param agent: that was exported
+    Number of recorded steps that an exported agent does not reproduce.
+
+    :param agent: the exported agent
     :param runner: runner of the export
-    :param recording: what its self-test replays
-    :return: steps in which option or action are not as recorded
+    :param recording: steps that the self-test replays
+    :return: number of steps with another option, or with an action outside the tolerances
     """
     options, actions = replay(runner, agent, recording)
     within = np.abs(actions - recording.actions) <= tolerances(agent, recording.actions)

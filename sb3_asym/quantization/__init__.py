@@ -1,1 +1,1 @@
-"""Fewer bits per weight."""
+"""Quantization of deployable agents to fp16 and int8."""

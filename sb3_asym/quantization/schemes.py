@@ -1,8 +1,8 @@
-"""Fewer bits per weight: float16 storage, and int8 weights and activations with int32 sums.
+"""Quantization schemes: float16 storage, and int8 weights and activations with int32 sums.
 
 int8 is post-training quantization (Jacob et al. 2018, arXiv 1712.05877): unsigned activations with a zero point, signed
-weights with a scale for each output, ranges taken from observations of rollouts. Every input of the first layer has a
-range of its own, which goes into its weights.
+weights with a scale for each output, ranges from the observations of rollouts. Each input of the first layer has a range
+of its own, which is folded into the weights.
 """
 
 from dataclasses import dataclass, replace
@@ -22,11 +22,13 @@ class Int8Dense(Dense):
     A dense layer in integers: :math:`q = \mathrm{round}(\mathrm{clip}(x g + z))`, then
     :math:`y_j = s_j \sum_i w_{ji} (q_i - z_i) + b_j`.
 
-    :param weight: ``(n_out, n_in)`` int8
-    :param unit: ``(1,)`` what s is counted in
-    :param ratio: ``(n_out,)`` uint16, s ÷ unit
-    :param gain: g, ``(n_in,)`` in the first layer, ``(1,)`` after it
-    :param zero: z, likewise; whole numbers after the first layer
+    :param weight: weights w, ``(n_out, n_in)`` int8
+    :param bias: biases b, ``(n_out,)`` float32
+    :param activations: torch modules that follow the layer
+    :param unit: common unit of the scales s, ``(1,)`` float32
+    :param ratio: scales in that unit, s ÷ unit, ``(n_out,)`` uint16
+    :param gain: gains g, ``(n_in,)`` float32 in the first layer, ``(1,)`` in the others
+    :param zero: zero points z, ``(n_in,)`` float32 in the first layer, ``(1,)`` whole numbers in the others
     """
 
     unit: np.ndarray
@@ -36,23 +38,26 @@ class Int8Dense(Dense):
 
     @property
     def scale(self) -> np.ndarray:
-        """``(n_out,)`` s."""
+        """Scales s of the outputs, ``(n_out,)``."""
         return self.unit * self.ratio
 
     def linear(self, x: th.Tensor) -> th.Tensor:
+        """Run the layer without its activations, in integers as the exported code does."""
         quantized = th.floor((x * th.as_tensor(self.gain) + th.as_tensor(self.zero)).clamp(0, LEVELS) + 0.5)
         sums = quantized.double() @ th.as_tensor(self.weight).double().T  # exact, as the int32 sums are
         return sums.float() * th.as_tensor(self.scale) + th.as_tensor(self.offset)
 
     @property
     def offset(self) -> np.ndarray:
-        """``(n_out,)`` what is added to the scaled sums: the bias, less what the zero points bring in."""
+        """Numbers to add to the scaled sums of weight times q, ``(n_out,)``: bias less the part of the zero points."""
         return self.offset_for(0.0)
 
     def offset_for(self, subtracted: float) -> np.ndarray:
         """
-        :param subtracted: what was subtracted from each q before it was summed up
-        :return: ``(n_out,)`` what is then to be added to the scaled sums
+        Numbers to add to the scaled sums of weight times (q - subtracted).
+
+        :param subtracted: number that is subtracted from each q before the sum
+        :return: ``(n_out,)`` float32 numbers: bias less the remaining part of the zero points
         """
         shift = (self.weight.astype(np.float64) * (self.zero - subtracted)).sum(1)
         return (self.bias - self.scale * shift).astype(np.float32)
@@ -60,8 +65,11 @@ class Int8Dense(Dense):
 
 def parse_precision(text: str, names: tuple[str, ...]) -> dict[str, str]:
     """
-    :param text: one precision for all, or such as ``large=int8,small=fp32``, where the rest stay fp32
-    :param names: of the networks
+    Parse the precision of each network.
+
+    :param text: one precision for all networks, or precision by network, such as ``large=int8,small=fp32``, with fp32 for
+        the others
+    :param names: names of the networks
     :return: precision by network
     :raises ValueError: if a network or a precision is unknown
     """
@@ -78,11 +86,13 @@ def parse_precision(text: str, names: tuple[str, ...]) -> dict[str, str]:
 
 def quantize(agent: DeployableAgent, precision: dict[str, str], observations: np.ndarray | None = None) -> DeployableAgent:
     """
-    :param agent: in fp32
-    :param precision: by network
-    :param observations: ``(n, obs_dim)`` from rollouts, which int8 needs to know the ranges
-    :return: the agent in these precisions
-    :raises ValueError: if int8 is asked for without observations
+    Convert the networks of an agent to other precisions.
+
+    :param agent: agent in fp32
+    :param precision: precision by network
+    :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which int8 takes the ranges; None without int8
+    :return: agent in these precisions
+    :raises ValueError: if int8 has no observations, or a weight is too large for fp16
     """
     if "int8" in precision.values() and (observations is None or len(observations) == 0):
         raise ValueError("int8 needs observations of rollouts to calibrate: name the env.")
@@ -102,12 +112,14 @@ def quantize(agent: DeployableAgent, precision: dict[str, str], observations: np
 
 
 def _half(values: np.ndarray, name: str) -> np.ndarray:
+    """Numbers in float16; ``name`` is that of their network."""
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(f"A weight of {name} is too large for fp16: choose fp32.")
     return values.astype(np.float16)
 
 
 def _int8_network(network: Network, x: th.Tensor) -> Network:
+    """Network in int8, with ranges from the normalized observations ``x``, ``(n_steps, obs_dim)``."""
     layers = []
     for index, layer in enumerate(network.layers):
         layers.append(_int8_layer(layer, x.numpy(), first=index == 0))
@@ -117,9 +129,12 @@ def _int8_network(network: Network, x: th.Tensor) -> Network:
 
 def _int8_layer(layer: Dense, inputs: np.ndarray, first: bool) -> Int8Dense:
     """
-    :param layer: in fp32
-    :param inputs: ``(n, n_in)`` what it gets
-    :param first: whether each input has a range of its own
+    Layer in int8.
+
+    :param layer: layer in fp32
+    :param inputs: ``(n_steps, n_in)`` inputs of the layer
+    :param first: True for the first layer, where each input has a range of its own
+    :return: the layer
     """
     low, high = inputs.min(0), inputs.max(0)
     if not first:
@@ -127,9 +142,9 @@ def _int8_layer(layer: Dense, inputs: np.ndarray, first: bool) -> Int8Dense:
     step = np.maximum(high - low, 1e-6) / LEVELS
     zero = -low / step if first else np.rint(-low / step)
     weight = layer.weight * step
-    # Where all weights are tiny, the scale is such that the bias, in units of it, remains an int32.
+    # Where all weights are tiny, the scale is large enough for the bias, in its units, to remain an int32.
     scale = np.maximum(np.abs(weight).max(1) / 127, np.maximum(np.abs(layer.bias), 1e-6) / 2**30)
-    # Two bytes for each output instead of four; the weights are rounded in what is then their scale, so nothing is lost.
+    # A scale in two bytes instead of four: the weights are rounded in units of that scale, so no precision is lost.
     unit = np.float32(scale.max() / RATIOS)
     ratio = np.clip(np.ceil(scale / unit), 1, RATIOS).astype(np.uint16)
     scale = unit * ratio

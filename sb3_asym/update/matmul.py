@@ -1,4 +1,4 @@
-"""Matrix products of C++ of our own, for processors on which those of torch (MKL) leave half of the arithmetic unused."""
+"""Matrix products in C++, for processors on which those of torch (MKL) leave half of the arithmetic unused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ PRODUCTS = (th.ops.aten.mm.default, th.ops.aten.bmm.default)
 @th.library.custom_op("sb3_asym::matmul", mutates_args=())
 def matmul(a: th.Tensor, b: th.Tensor) -> th.Tensor:
     """
-    What stands for a product in a graph until it is compiled.
+    Multiply two matrices: the operator of a graph that compilation replaces by the function in ``matmul.h``.
 
-    :param a: ``(m, k)``, or ``(batch, m, k)``
-    :param b: ``(k, n)``, or ``(batch, k, n)``
-    :return: their product
+    :param a: left factor, ``(m, k)`` or ``(batch, m, k)``
+    :param b: right factor, ``(k, n)`` or ``(batch, k, n)``
+    :return: product, ``(m, n)`` or ``(batch, m, n)``
     """
     return a @ b
 
@@ -33,9 +33,10 @@ def _(a: th.Tensor, b: th.Tensor) -> th.Tensor:
 
 
 class _Product(ExternKernelOut):
-    """A call of the function in ``matmul.h``, which goes into the C++ that Inductor writes."""
+    """A call of the function in ``matmul.h``, within the C++ code that Inductor writes."""
 
     def codegen(self, wrapper: Any) -> None:
+        """Write the call and, once, the function itself."""
         if SOURCE not in wrapper.header.getvalue():
             wrapper.header.splice(SOURCE)
         super().codegen(wrapper)
@@ -43,19 +44,21 @@ class _Product(ExternKernelOut):
 
 @register_lowering(th.ops.sb3_asym.matmul.default, type_promotion_kind=None)
 def _lower(a: TensorBox, b: TensorBox) -> TensorBox:
+    """Inductor's form of :func:`matmul`."""
     inputs: Sequence[Any] = [_Product.realize_input(a), _Product.realize_input(b)]
     layout = FixedLayout(th.device("cpu"), a.get_dtype(), [*a.get_size()[:-1], b.get_size()[-1]])
     return TensorBox.create(_Product(layout, inputs, cpp_kernel_name="aoti_torch_sb3_asym_matmul_out"))
 
 
 class OwnProducts(CustomGraphPass):
-    """Has Inductor use them for all products in float32."""
+    """Pass of Inductor that replaces all float32 products of torch by :func:`matmul`."""
 
     def __call__(self, graph: Graph) -> None:
+        """Replace the products in a graph."""
         for node in graph.nodes:
             if node.target in PRODUCTS and node.meta["val"].dtype is th.float32:
                 node.target = th.ops.sb3_asym.matmul.default
 
     def uuid(self) -> bytes:
-        """Changes with what is compiled, which Inductor caches."""
+        """Key of this pass in Inductor's cache, which changes with the source code."""
         return get_hash_for_files((__file__, str(HEADER)))

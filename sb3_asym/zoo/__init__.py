@@ -1,8 +1,8 @@
-"""The doorway to the RL Zoo: ``python -m sb3_asym.zoo VERB …`` is ``python -m rl_zoo3.VERB …`` with ``asym_sac`` known to it.
+"""Commands of the RL Zoo for AsymSAC: ``python -m sb3_asym.zoo VERB …`` is ``python -m rl_zoo3.VERB …`` with ``asym_sac``.
 
-The Zoo has no plugin entry point, but its tables of algorithms are shared dictionaries, which :func:`register` adds to. In a
-``custom_envs.py`` in the working directory, which the Zoo imports before it parses anything, that is enough for its own
-commands too (see ``examples/custom_envs.py``).
+The Zoo has no plugin entry point, but its tables of algorithms are shared dictionaries, which :func:`register` extends. The
+Zoo's own commands know ``asym_sac`` too if a ``custom_envs.py`` in the working directory calls :func:`register`, as the Zoo
+imports that file before it parses its arguments (see ``examples/custom_envs.py``).
 """
 
 import runpy
@@ -30,13 +30,14 @@ VERBS = {
     "push_to_hub": "rl_zoo3.push_to_hub",
     "load_from_hub": "rl_zoo3.load_from_hub",
 }
-"""The Zoo's commands and where they live."""
+"""Module of each of the Zoo's commands."""
 
 
 def register() -> None:
     """
-    Make ``asym_sac`` known to the RL Zoo: the algorithm, its search space, and our hyperparameters where none are named.
-    Envs on the command line that are not registered yet are looked for (:func:`sb3_asym.envs.find_envs`).
+    Add ``asym_sac`` to the RL Zoo: the algorithm, its search space, and its default hyperparameters.
+
+    Envs on the command line that are not registered yet are searched for too (:func:`sb3_asym.envs.find_envs`).
 
     :raises ImportError: if the Zoo is not installed
     """
@@ -59,25 +60,26 @@ def register() -> None:
 
 def run(verb: str, arguments: Sequence[str]) -> None:
     """
-    Run a command of the Zoo; only then is its module imported.
+    Run a command of the Zoo.
 
-    :param verb: one of ``VERBS``
-    :param arguments: the command's own, unchanged
-    :raises ValueError: if there is no such verb
+    :param verb: name of the command, one of ``VERBS``
+    :param arguments: arguments of the command, as the Zoo takes them
+    :raises ValueError: if there is no such command
+    :raises ImportError: if the Zoo is not installed
     """
     if verb not in VERBS:
         raise ValueError(f"The RL Zoo has no command {verb!r}: choose one of {', '.join(VERBS)}.")
     sys.argv = [verb, *arguments]
     register()
     if verb == "push_to_hub":
-        _mend_push_to_hub()
-    # The Zoo's plots import each other; that one of them is run as well does no harm.
+        _patch_push_to_hub()
+    # The Zoo's plots import each other, so the one to run may be imported already, which does no harm.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
     runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
 
 
-def _mend_push_to_hub() -> None:
-    """The Zoo (2.9.2) imports a function that its Hugging Face package (3.2) has renamed."""
+def _patch_push_to_hub() -> None:
+    """Restore the name of a function that the Zoo (2.9.2) imports and its Hugging Face package (3.2) has renamed."""
     hub: Any = import_module("huggingface_sb3.push_to_hub")
     if not hasattr(hub, "generate_metadata"):
         hub.generate_metadata = hub._generate_metadata
@@ -85,7 +87,9 @@ def _mend_push_to_hub() -> None:
 
 def hyperparameters_path() -> Path:
     """
-    :return: our hyperparameters, ``asym_sac.yml``: inside an installed package, or beside a source tree
+    Find the default hyperparameters, in an installed package or in a source tree.
+
+    :return: path to ``asym_sac.yml``
     """
     package = Path(__file__).parents[1]
     inside = package / "hyperparams" / f"{ALGO}.yml"

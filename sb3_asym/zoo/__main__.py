@@ -1,4 +1,4 @@
-"""``python -m sb3_asym.zoo VERB …``."""
+"""Entry point of ``python -m sb3_asym.zoo VERB …``."""
 
 import sys
 
@@ -6,7 +6,7 @@ from sb3_asym.zoo import VERBS, run
 
 
 def main() -> None:
-    """Run the verb, or say which there are."""
+    """Run a command of the Zoo, or print the names of all commands."""
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         helped = sys.argv[1:2] in ([], ["-h"], ["--help"])
         print(f"usage: python -m sb3_asym.zoo {{{','.join(VERBS)}}} …", file=sys.stdout if helped else sys.stderr)

@@ -1,4 +1,4 @@
-"""The Zoo's experiments, with what ``asym_sac`` needs of them."""
+"""The Zoo's experiments, adapted to ``asym_sac``."""
 
 from typing import Any
 
@@ -10,13 +10,12 @@ from sb3_asym.zoo import ALGO, hyperparameters_path
 
 class AsymExperimentManager(ExperimentManager):
     """
-    The Zoo's ``ExperimentManager``; for ``asym_sac``, our hyperparameters are the default, and a trial that fails is not
-    counted as pruned.
+    The Zoo's ``ExperimentManager`` with default hyperparameters of ``asym_sac``, whose failed trials do not count as pruned.
 
-    :param args: the command's arguments
+    :param args: parsed arguments of the command
     :param algo: name of the algorithm
-    :param rest: further arguments of the Zoo's class
-    :param kwargs: further arguments of the Zoo's class
+    :param rest: further positional arguments of the Zoo's class
+    :param kwargs: further keyword arguments of the Zoo's class
     """
 
     def __init__(self, args: Any, algo: str, *rest: Any, **kwargs: Any):
@@ -26,9 +25,9 @@ class AsymExperimentManager(ExperimentManager):
 
     def objective(self, trial: optuna.Trial) -> float:
         """
-        As the Zoo's.
+        Run a trial as the Zoo does.
 
-        :param trial: the trial
+        :param trial: trial of the study
         :return: mean return of the last evaluation
         :raises TrialPruned: if the pruner stops the trial, or training diverged
         :raises RuntimeError: if the trial failed for another reason, which the Zoo would count as pruned

@@ -1,4 +1,4 @@
-"""What ``-optimize`` searches for ``asym_sac``: the Zoo's search space of SAC, and what AsymSAC adds to it."""
+"""Search space of ``asym_sac`` for the Zoo's ``-optimize``: the Zoo's search space of SAC, and that of AsymSAC's arguments."""
 
 from typing import Any
 
@@ -20,12 +20,14 @@ def sample_asym_sac_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sampler in the Zoo's form. Its objective is the return alone, for which λ → 0 is best: to tune λ, use ``sb3-asym tune``.
+    Sample the arguments of AsymSAC for a trial.
 
-    :param trial: the trial
-    :param n_actions: dimensions of the action
+    The Zoo's objective is the return alone, for which λ → 0 is best: to tune λ, use ``sb3-asym tune``.
+
+    :param trial: trial of the study
+    :param n_actions: length of the action
     :param n_envs: number of envs
-    :param additional_args: what the Zoo tells its samplers
+    :param additional_args: further arguments that the Zoo passes to its samplers
     :return: arguments of AsymSAC
     """
     sac = sample_sac_params(trial, n_actions, n_envs, additional_args)
@@ -42,7 +44,9 @@ def sample_asym_sac_params(
 
 def convert_asym_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    :param sampled_params: parameters of a trial, as the study keeps them
+    Convert the parameters of a trial to arguments of AsymSAC.
+
+    :param sampled_params: parameters of a trial, as the study stores them
     :return: arguments of AsymSAC
     """
     own = {name: value for name, value in sampled_params.items() if name in OWN}
@@ -51,7 +55,7 @@ def convert_asym_sac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(sac: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of AsymSAC from those of SAC and our own part of the search space."""
+    """Arguments of AsymSAC from the arguments of SAC and AsymSAC's part of the search space."""
     policy_kwargs = dict(sac["policy_kwargs"])
     large = policy_kwargs.pop("net_arch")
     small = [max(width // own["small_divisor"], 4) for width in large]
