@@ -36,6 +36,13 @@ ON_PURPOSE = {
         "a discrete action space is a ValueError, where SB3 raises an AssertionError",
     ),
     "test_tensorboard.py::test_tensorboard[sac]": ("str(('SAC' + '_1'))", "the TensorBoard run is called AsymSAC"),
+    **{
+        f"test_save_load.py::test_save_load_policy[{use_sde}-MlpPolicy-SAC]": (
+            ">       assert np.allclose(selected_actions_actor, new_selected_actions, 1e-4)",
+            "the policy acts as the sub-policy that the master chose, by chance here; actor is the largest one's",
+        )
+        for use_sde in (False, True)
+    },
 }
 """By test: what its report contains where it fails for this reason, and the reason."""
 ALGORITHM = "SB3_TEST_SUITE_ALGORITHM"

@@ -367,7 +367,7 @@ class AsymSAC(SAC):
         super().save(path, exclude, include)
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
-        present = self.replay_buffer
+        present = getattr(self, "replay_buffer", None)  # deleted, maybe, to make room for the one that is loaded
         super().load_replay_buffer(path, truncate_last_traj)
         memory = getattr(self.replay_buffer, "option_memory", None)
         kwargs = self._memory_kwargs()

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch as th
+from envs import DriftEnv
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.envs import BitFlippingEnv
 
 
 @pytest.mark.parametrize("use_sde", [False, True])
@@ -12,7 +15,7 @@ def test_policy_and_actors_are_saved_and_loaded_alone(make_agent, tmp_path, use_
     policy.load_state_dict({name: th.rand_like(value) - 0.5 for name, value in policy.state_dict().items()})
     with th.no_grad():
         for weight, bias in [policy.master.q_net.q_net[0].parameters()]:
-            # Small drives left of 0, large right of it.
+            # Small acts left of 0, large right of it.
             weight.copy_(th.tensor([[-1.0], [1.0]]))
             bias.zero_()
     policy.save(tmp_path / "policy")
@@ -29,3 +32,17 @@ def test_policy_and_actors_are_saved_and_loaded_alone(make_agent, tmp_path, use_
         # SB3 compares the policy with its actor; here that is the actor of the sub-policy that the master chose.
         actions, _ = agent.predict(observations, deterministic=True)
         np.testing.assert_allclose(actions, np.where(observations < 0, small, large), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hindsight", [False, True])
+def test_replay_memory_is_loaded_after_the_present_one_was_deleted(make_agent, tmp_path, hindsight):
+    env = BitFlippingEnv(n_bits=3, continuous=True) if hindsight else DriftEnv()
+    policy, buffer = ("MultiInputPolicy", HerReplayBuffer) if hindsight else ("MlpPolicy", None)
+    model = make_agent(env, policy=policy, replay_buffer_class=buffer).learn(60)
+    rewards, options = model.replay_buffer.rewards, model.option_memory.options
+    model.save_replay_buffer(tmp_path / "memory")
+    del model.replay_buffer
+    model.load_replay_buffer(tmp_path / "memory", truncate_last_traj=False)
+    np.testing.assert_array_equal(model.replay_buffer.rewards, rewards)
+    np.testing.assert_array_equal(model.option_memory.options, options)
+    assert model.learn(30, reset_num_timesteps=False).replay_buffer.size() == 90
