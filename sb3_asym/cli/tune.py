@@ -1,5 +1,6 @@
 """``sb3-asym tune``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,12 @@ def tune(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the results; outputs/tune/ENV by default.")
     ] = None,
-    trials: Annotated[int, typer.Option("--n-trials", help="Trials of the study as a whole.")] = 20,
-    jobs: Annotated[int, typer.Option("--n-jobs", help="Processes.")] = 1,
+    trials: Annotated[
+        int, typer.Option("--n-trials", help="Trials of the study as a whole, of all processes and machines together.")
+    ] = 20,
+    jobs: Annotated[int, typer.Option("--n-jobs", help="Number of processes.")] = 1,
     timesteps: Annotated[
-        int, typer.Option("--n-timesteps", "-n", help="Env steps of a training; -1: as many as the hyperparameters say.")
+        int, typer.Option("--n-timesteps", "-n", help="Env steps of a training; -1: those of the hyperparameters.")
     ] = -1,
     seeds: Annotated[int, typer.Option(help="Trainings per trial, of which the mean counts.")] = 1,
     episodes: Annotated[int, typer.Option(help="Episodes to measure an agent.")] = 10,
@@ -26,9 +29,9 @@ def tune(
     option_length: Annotated[
         tuple[int, int] | None, typer.Option(help="Search the option length too, from the least to the greatest.")
     ] = None,
-    sizes: Annotated[bool, typer.Option("--sizes", help="Tune the sub-policies' sizes too.")] = False,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Search the sub-policies' sizes too.")] = False,
     budget: Annotated[float | None, typer.Option(help="Maximize the return at this share of the large one's FLOPs.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Optuna storage: a URL, or a file that ends in .log.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage: a file that ends in .db or .log, or a URL.")] = None,
     study_name: Annotated[str | None, typer.Option(help="Name of the study; the env's id by default.")] = None,
     conf_file: Annotated[str | None, typer.Option("--conf-file", help="Hyperparameters, as the Zoo's -conf.")] = None,
     hyperparams: Annotated[
@@ -62,22 +65,31 @@ def tune(
         device=device,
     )
     with tqdm(total=trials, unit="trial", disable=None) as bar:
-        points = tuning.tune(settings, jobs, lambda finished: bar.update(finished - bar.n))
-    if not points:
+        try:
+            results = tuning.tune(
+                settings,
+                jobs,
+                on_finished=lambda n_finished: bar.update(n_finished - bar.n),
+                on_message=lambda line: bar.write(line, file=sys.stderr),
+            )
+        except tuning.TuningError as error:
+            bar.write(f"sb3-asym: {error}", file=sys.stderr)
+            raise typer.Exit(1) from error
+    if not results:
         raise ValueError("No trial has finished; the same command goes on.")
-    report.write_csv(points, settings.output / "trials.csv")
-    best = [point for point in points if point.best]
-    largest = max(best or points, key=lambda point: point.mean_reward)
+    report.write_csv(results, settings.output / "trials.csv")
+    best = [result for result in results if result.best]
+    largest = max(best or results, key=lambda result: result.mean_reward)
     pareto_front(
-        [(point.flops_per_inference, point.mean_reward) for point in points],
-        [point.best for point in points],
+        [(result.flops_per_inference, result.mean_reward) for result in results],
+        [result.best for result in results],
         {name: (flops, reward) for name, (reward, flops) in largest.alone.items()},
         settings.output / "pareto.png",
-        title=f"{env}: {len(points)} trials",
-        values=("λ", [point.params["cost_coef"] for point in points]),
+        title=f"{env}: {len(results)} trials",
+        values=("λ", [result.params["cost_coef"] for result in results]),
     )
     typer.echo(report.table(best))
     typer.echo(f"All trials: {settings.output / 'trials.csv'}, picture: {settings.output / 'pareto.png'}")
-    choice = report.chosen(points)
+    choice = report.chosen(results)
     typer.echo(f"Trial {choice.number} is in {choice.folder}; to train it in full:")
     typer.echo(report.training_command(choice, settings))

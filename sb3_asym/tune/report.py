@@ -1,4 +1,4 @@
-"""What a study found."""
+"""Results of a study."""
 
 import csv
 import shlex
@@ -11,25 +11,25 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from sb3_asym.tune.experiment import SIZES, policy_kwargs_with_sizes
 from sb3_asym.tune.settings import TuneSettings
-from sb3_asym.tune.trial import SIZES, with_sizes
 from sb3_asym.zoo import ALGO
 
 
 @dataclass(frozen=True)
-class Point:
+class TrialResult:
     """
-    A finished trial.
+    Parameters, return and cost of a finished trial.
 
-    :param number: of the trial
-    :param params: what was tried
+    :param number: number of the trial
+    :param params: values of the searched parameters, by name
     :param mean_reward: mean return over seeds and episodes
-    :param std_reward: its standard deviation over the seeds
-    :param flops_per_inference: mean over the seeds, the master's share included
+    :param std_reward: standard deviation of the return over the seeds
+    :param flops_per_inference: mean FLOPs over the seeds, the master's share included
     :param flops_share: those FLOPs ÷ the large sub-policy's
     :param alone: mean return and FLOPs of each sub-policy alone, by its name
-    :param best: whether it is on the Pareto front, or the best within the budget
-    :param folder: of the trained agents, one for each seed, in the Zoo's layout
+    :param best: True if it is on the Pareto front, or the best within the budget
+    :param folder: folder of the trained agents, one for each seed, in the Zoo's layout
     """
 
     number: int
@@ -43,91 +43,126 @@ class Point:
     folder: str
 
 
-def points(study: optuna.Study, settings: TuneSettings) -> list[Point]:
+def trial_results(study: optuna.Study, settings: TuneSettings) -> list[TrialResult]:
     """
+    The finished trials of a study.
+
     :param study: the study
-    :param settings: what it tunes
-    :return: its finished trials, cheapest first
+    :param settings: its settings
+    :return: a result for each trial, cheapest first
     """
-    trials = study.get_trials(states=(TrialState.COMPLETE,))
     best = study.best_trials
     if settings.budget is not None:  # of several that return the same, the cheapest
         best = sorted(best, key=lambda trial: trial.user_attrs["flops_share"])[:1]
     best_numbers = {trial.number for trial in best}
-    found = [
-        Point(
+    results = []
+    for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+        attributes = trial.user_attrs
+        result = TrialResult(
             number=trial.number,
             params=trial.params,
-            mean_reward=float(np.mean(trial.user_attrs["rewards"])),
-            std_reward=float(np.std(trial.user_attrs["rewards"])),
-            flops_per_inference=float(np.mean(trial.user_attrs["flops"])),
-            flops_share=trial.user_attrs["flops_share"],
-            alone={name: tuple(values) for name, values in trial.user_attrs["alone"].items()},
+            mean_reward=float(np.mean(attributes["rewards"])),
+            std_reward=float(np.std(attributes["rewards"])),
+            flops_per_inference=float(np.mean(attributes["flops"])),
+            flops_share=attributes["flops_share"],
+            alone={name: tuple(values) for name, values in attributes["alone"].items()},
             best=trial.number in best_numbers,
             folder=str(settings.folder(trial.number)),
         )
-        for trial in trials
-    ]
-    return sorted(found, key=lambda point: point.flops_per_inference)
+        results.append(result)
+    return sorted(results, key=lambda result: result.flops_per_inference)
 
 
-def chosen(found: Sequence[Point], tolerance: float = 0.05) -> Point:
+def chosen(results: Sequence[TrialResult], tolerance: float = 0.05) -> TrialResult:
     """
-    :param found: finished trials
+    The trial to train in full: the cheapest of the best that gives up little return.
+
+    :param results: finished trials
     :param tolerance: share of the range of returns on the front that may be given up for less cost
-    :return: the cheapest of the best trials that gives up no more
+    :return: the chosen trial
     :raises ValueError: if none is within the budget
     """
-    front = [point for point in found if point.best]
+    front = [result for result in results if result.best]
     if not front:
         raise ValueError("No finished trial is within the budget: allow more, or do more trials.")
-    rewards = [point.mean_reward for point in front]
+    rewards = [result.mean_reward for result in front]
     enough = max(rewards) - tolerance * (max(rewards) - min(rewards))
-    return min((point for point in front if point.mean_reward >= enough), key=lambda point: point.flops_per_inference)
+    good_enough = [result for result in front if result.mean_reward >= enough]
+    return min(good_enough, key=lambda result: result.flops_per_inference)
 
 
-def training_command(point: Point, settings: TuneSettings) -> str:
+def training_command(result: TrialResult, settings: TuneSettings) -> str:
     """
-    :param point: a finished trial
-    :param settings: what was tuned
-    :return: the command that trains it in full
+    The command that trains the agent of a trial in full.
+
+    :param result: a finished trial
+    :param settings: settings of the study
+    :return: a line for a shell
     """
-    sizes: dict[str, int] = {name: point.params[name] for name in SIZES if name in point.params}
-    values = {**settings.hyperparams, **{name: value for name, value in point.params.items() if name not in sizes}}
+    hyperparams: dict[str, Any] = {**settings.hyperparams}
+    sizes: dict[str, int] = {}
+    for name, value in result.params.items():
+        if name in SIZES:
+            sizes[name] = value
+        else:
+            hyperparams[name] = value
     if sizes:
-        values["policy_kwargs"] = with_sizes(settings, sizes)
-    arguments = " ".join(shlex.quote(f"{name}:{value!r}") for name, value in values.items())
-    conf = f" -conf {settings.config}" if settings.config else ""
-    return f"sb3-asym train --algo {ALGO} --env {settings.env}{conf} -params {arguments}"
+        hyperparams["policy_kwargs"] = policy_kwargs_with_sizes(settings.read_hyperparameters(), sizes)
+    module, colon, env_id = settings.env.rpartition(":")
+    command = ["sb3-asym", "train", "--algo", ALGO, "--env", env_id]
+    if colon:  # the Zoo takes the module apart from the id
+        command += ["--gym-packages", module]
+    if settings.config:
+        command += ["-conf", settings.config]
+    command += ["-params", *(f"{name}:{_as_source(value)}" for name, value in hyperparams.items())]
+    return shlex.join(command)
 
 
-def table(found: Sequence[Point]) -> str:
+def _as_source(value: Any) -> str:
+    """A value in Python, with the names that the Zoo knows."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_as_source(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_as_source(part) for part in value) + "]"
+    if isinstance(value, type):
+        return f"nn.{value.__name__}" if value.__module__.startswith("torch.nn.") else repr(value.__name__)
+    return repr(value)
+
+
+def table(results: Sequence[TrialResult]) -> str:
     """
-    :param found: finished trials
-    :return: a row for each
+    Trials as text.
+
+    :param results: finished trials
+    :return: a row for each, below the names of the columns
     """
-    names = list(found[0].params) if found else []
-    lines = ["trial".rjust(5) + "".join(name.rjust(15) for name in (*names, "return", "FLOPs", "of the large"))]
-    for point in found:
-        values = [f"{point.params[name]:.4g}" for name in names]
-        values += [f"{point.mean_reward:.1f}", f"{point.flops_per_inference:,.0f}", f"{point.flops_share:.1%}"]
-        lines.append(f"{point.number:5}" + "".join(value.rjust(15) for value in values))
+    names = list(results[0].params) if results else []
+    columns = [*names, "return", "FLOPs", "of the large"]
+    lines = ["trial".rjust(5) + "".join(column.rjust(15) for column in columns)]
+    for result in results:
+        values = [f"{result.params[name]:.4g}" for name in names]
+        values += [f"{result.mean_reward:.1f}", f"{result.flops_per_inference:,.0f}", f"{result.flops_share:.1%}"]
+        lines.append(f"{result.number:5}" + "".join(value.rjust(15) for value in values))
     return "\n".join(lines)
 
 
-def write_csv(found: Sequence[Point], path: Path) -> None:
+def write_csv(results: Sequence[TrialResult], path: Path) -> None:
     """
-    :param found: finished trials
-    :param path: the table to write, a row for each
+    Write trials as a table, a row for each.
+
+    :param results: finished trials
+    :param path: file to write
     """
     rows = []
-    for point in found:
-        row = asdict(point)
+    for result in results:
+        row = asdict(result)
         row.update(row.pop("params"))
         for name, (reward, flops) in row.pop("alone").items():
-            row[f"{name}_alone_reward"], row[f"{name}_alone_flops"] = reward, flops
+            row[f"{name}_alone_reward"] = reward
+            row[f"{name}_alone_flops"] = flops
         rows.append(row)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["number"])
+    columns = list(rows[0]) if rows else ["number"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
