@@ -8,6 +8,7 @@ import gymnasium as gym
 import typer
 
 from sb3_asym.cli.bench_export import bench_export
+from sb3_asym.cli.distill import distill
 from sb3_asym.cli.evaluate import evaluate
 from sb3_asym.cli.export import export
 from sb3_asym.cli.timeline import timeline
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (evaluate, timeline, tune, export, bench_export):
+for _command in (evaluate, timeline, tune, distill, export, bench_export):
     app.command()(_command)
 add_zoo_commands(app)
 

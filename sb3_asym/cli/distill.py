@@ -1,0 +1,97 @@
+"""``sb3-asym distill``."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from tqdm import tqdm
+
+from sb3_asym.cli.common import Env, EnvKwargs, Normalization, load_statistics, parse_env_kwargs
+from sb3_asym.deployment import load_model
+from sb3_asym.envs import env_file_name, make_env
+
+
+def distill(
+    model: Annotated[Path, typer.Argument(help="The teacher: a zip file of SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN.")],
+    env: Env,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to, new or empty; outputs/distill/ENV by default.")
+    ] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(help="Hidden layers of a student, such as 32,32 or linear; once for each size. A ladder by default."),
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the teacher's return to keep.")] = 0.98,
+    budget: Annotated[float | None, typer.Option(help="FLOPs per inference that may be spent, in place of --keep.")] = None,
+    loss: Annotated[
+        Literal["robust", "mse", "critic", "both"], typer.Option(help="Loss of students of continuous actions.")
+    ] = "robust",
+    method: Annotated[
+        Literal["dagger", "bc", "gail"], typer.Option(help="dagger; or a baseline: behavioural cloning, or GAIL.")
+    ] = "dagger",
+    int8: Annotated[bool, typer.Option("--int8", help="Measure the students in int8 too.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of students, envs and masters.")] = 0,
+    episodes: Annotated[int, typer.Option("--episodes", "-n", help="Held-out episodes, and as many to select by.")] = 20,
+    env_kwargs: EnvKwargs = "{}",
+    vec_normalize: Normalization = None,
+) -> None:
+    """Distill a trained agent into the cheapest one that keeps its return."""
+    from sb3_asym.distillation import distill as behavioural_cloning
+    from sb3_asym.distillation import distill as distill_agent
+    from sb3_asym.distillation import distill as gail
+
+    teacher = load_model(model)
+    kwargs = parse_env_kwargs(env_kwargs)
+    folder = output or Path("outputs") / "distill" / env_file_name(env)
+    run = {"dagger": distill_agent, "bc": behavioural_cloning, "gail": gail}[method]
+    with _Bar() as bar:
+        report = run(
+            teacher,
+            partial(make_env, env, **kwargs) if kwargs else env,
+            sizes=None if sizes is None else [_parse_size(size) for size in sizes],
+            keep=keep,
+            budget=budget,
+            output=folder,
+            loss=loss,
+            vec_normalize=load_statistics(teacher, model, vec_normalize),
+            int8=int8,
+            seed=seed,
+            n_eval_episodes=episodes,
+            on_progress=bar,
+        )
+    typer.echo(report)
+    typer.echo(f"Report, picture and agents: {folder}")
+    if report.best is not None:
+        typer.echo(f"Next: sb3-asym export {folder / report.best.file} --env {env} -o robot")
+
+
+class _Bar:
+    """A progress bar for each stage, with the time that it has left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._stage = ""
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, share: float) -> None:
+        if stage != self._stage:
+            self.__exit__()
+            form = "{l_bar}{bar}| {elapsed}<{remaining}"
+            self._stage, self._bar = stage, tqdm(total=100, desc=stage, bar_format=form, disable=None)
+        assert self._bar is not None
+        self._bar.update(round(100 * share) - self._bar.n)
+
+
+def _parse_size(text: str) -> list[int]:
+    """Hidden layers, such as "32,32"; "linear" has none."""
+    try:
+        return [] if text == "linear" else [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--sizes takes hidden layers such as 32,32 or linear, got {text!r}.") from error

@@ -1,0 +1,312 @@
+"""From a trained agent to the cheapest one that keeps its return."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_asym.distillation.choice import choose, verdict
+from sb3_asym.distillation.entries import Entry, candidates
+from sb3_asym.distillation.picture import draw_report
+from sb3_asym.distillation.report import Candidate, DistillationReport
+from sb3_asym.distillation.rollouts import EnvPool, collect, run_episodes
+from sb3_asym.distillation.students import Schedule, Students
+from sb3_asym.distillation.switching import add_random_switching, add_switching_agents
+from sb3_asym.distillation.teacher import Teacher, network_flops
+from sb3_asym.distillation.to_sb3 import to_sb3
+from sb3_asym.envs import check_spaces, make_env
+from sb3_asym.export.folder import atomic_folder
+from sb3_asym.quantization.schemes import quantize
+from sb3_asym.versions import versions
+
+WIDTHS = (4, 8, 16, 32, 48, 64, 96, 128)
+"""Units of each of the two hidden layers of the students, beside the linear one."""
+SELECTION_SEED, HELD_OUT_SEED, CHANCE_SEED = 1_000_000, 2_000_000, 3_000_000
+N_CHANCE_EPISODES = 5
+
+Progress = Callable[[str, float], Any]
+"""Function of a stage and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """
+    Effort of a distillation.
+
+    :param n_rounds: rounds of collecting states and learning from all of them
+    :param n_envs: number of envs
+    :param n_steps: steps of each env in a round
+    :param student_share: shares of the stretches in which students act, in the second and in the last round
+    :param schedule: length and speed of learning, over all rounds
+    :param n_switching_steps: env steps from which masters learn; 0 for no agents that switch
+    """
+
+    n_rounds: int = 10
+    n_envs: int = 20
+    n_steps: int = 300
+    student_share: tuple[float, float] = (0.5, 0.85)
+    schedule: Schedule = field(default_factory=Schedule)
+    n_switching_steps: int = 12_000
+
+
+def distill(
+    model: BaseAlgorithm,
+    env: str | Callable[[], gym.Env],
+    sizes: Sequence[Sequence[int]] | None = None,
+    keep: float = 0.98,
+    budget: float | None = None,
+    output: str | Path | None = None,
+    loss: str = "robust",
+    vec_normalize: VecNormalize | None = None,
+    int8: bool = False,
+    seed: int = 0,
+    n_eval_episodes: int = 20,
+    settings: DistillationSettings | None = None,
+    on_progress: Progress = lambda stage, share: None,
+) -> DistillationReport:
+    """
+    Distill a trained agent into students of a ladder of sizes, and into agents that switch between them.
+
+    Students learn from the teacher's actions in the states that they get into themselves (DAgger, Ross et al. 2011, arXiv
+    1011.0686). Ctrl-C ends learning early; what was learned until then is measured.
+
+    :param model: the teacher: SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN
+    :param env: Gymnasium id, or function that makes an env, with observations as they are: not normalized
+    :param sizes: hidden layers of each size of student; by default a linear student and two layers of ``WIDTHS`` units, up to
+        half of the teacher's FLOPs
+    :param keep: share of the teacher's return to keep
+    :param budget: FLOPs per inference that may be spent, in place of ``keep``
+    :param output: folder for the report, its picture and the agents: a new or an empty one
+    :param loss: one of :data:`sb3_asym.distillation.students.LOSSES`
+    :param vec_normalize: statistics of the teacher's observations; those of the model's own env by default
+    :param int8: whether to measure int8 forms of the students too
+    :param seed: seed of students, envs and masters
+    :param n_eval_episodes: episodes of each agent, to select by and as many held-out ones
+    :param settings: effort; the default takes a few minutes on two cores
+    :param on_progress: called with the stage and the share of it that is done
+    :return: the report
+    :raises ValueError: if an argument is out of range, a student is larger than the teacher, the env's spaces differ from the
+        teacher's, or the teacher does no better there than chance
+    :raises FileExistsError: if the output folder is not empty
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
+    if budget is not None and budget <= 0:
+        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+    settings = settings or DistillationSettings()
+    run = _Distillation(model, env, sizes, loss, vec_normalize, seed, n_eval_episodes, settings, on_progress)
+    if output is None:
+        return run.report(keep, budget, int8, None)
+    with atomic_folder(Path(output)) as folder:
+        return run.report(keep, budget, int8, folder)
+
+
+class _Distillation:
+    """One run of :func:`distill`, whose arguments it takes."""
+
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        env: str | Callable[[], gym.Env],
+        sizes: Sequence[Sequence[int]] | None,
+        loss: str,
+        vec_normalize: VecNormalize | None,
+        seed: int,
+        n_episodes: int,
+        settings: DistillationSettings,
+        on_progress: Progress,
+    ):
+        self.start = time.monotonic()
+        self.model, self.loss, self.seed, self.n_episodes = model, loss, seed, n_episodes
+        self.settings, self.on_progress = settings, on_progress
+        self.env_id = env if isinstance(env, str) else ""
+        self.make: Callable[[], gym.Env] = partial(make_env, env) if isinstance(env, str) else env
+        self.teacher = Teacher(model, vec_normalize)
+        sizes = _sizes(self.teacher, sizes)
+        check_spaces(self.make(), model.observation_space, model.action_space)
+        th.manual_seed(seed)
+        self.students = Students(self.teacher, sizes, [_n_copies(size) for size in sizes], loss, settings.schedule)
+        self.pool = EnvPool(self.make, settings.n_envs, self.teacher.agent)
+        self.observations: list[np.ndarray] = []
+        self.entries: list[Entry] = []
+
+    def report(self, keep: float, budget: float | None, int8: bool, folder: Path | None) -> DistillationReport:
+        """Learn, compare, choose, and save what was found."""
+        self._check_that_the_teacher_beats_chance()
+        try:
+            self._learn()
+        except KeyboardInterrupt:
+            self.on_progress("stopped early", 1.0)
+        self._enter_students()
+        self._enter(Entry("teacher", "teacher", self.teacher.agent))
+        if int8:
+            self._enter_int8()
+        if self.settings.n_switching_steps > 0 and not self.teacher.is_discrete:
+            self._run("selection")
+            steps, seed = self.settings.n_switching_steps, self.seed
+            add_switching_agents(self.entries, self.model, self.make, keep, steps, seed, self.on_progress)
+            self._run("selection")
+            add_random_switching(self.entries, seed)
+        self._run("selection")
+        self._run("held_out")
+        self.pool.close()
+        found = candidates(self.entries)
+        best, reason = choose(found, keep, budget)
+        if folder is not None:
+            found = self._save(found, best, folder)
+        report = DistillationReport(
+            env=self.env_id,
+            method="dagger",
+            loss="cross-entropy" if self.teacher.is_discrete else self.loss,
+            candidates=tuple(found),
+            chosen="" if best is None else best.name,
+            reason=reason,
+            verdict=verdict(found),
+            n_env_steps=sum(map(len, self.observations)),
+            n_episodes=self.n_episodes,
+            seconds=time.monotonic() - self.start,
+            seed=self.seed,
+            versions=versions(),
+        )
+        if folder is not None:
+            report.write(folder)
+            if find_spec("matplotlib") is not None:
+                draw_report(report, None if budget is not None else keep, folder / "front.png")
+        return report
+
+    def _check_that_the_teacher_beats_chance(self) -> None:
+        """A teacher whose statistics are missing, or from another env, acts no better than chance."""
+        teacher = run_episodes(self.pool, [self.teacher.agent], N_CHANCE_EPISODES, CHANCE_SEED)[0].returns
+        space = self.model.action_space
+        space.seed(self.seed)
+        chance = np.zeros(N_CHANCE_EPISODES)
+        for episode in range(N_CHANCE_EPISODES):
+            self.pool.reset(0, CHANCE_SEED + episode)
+            done = False
+            while not done:
+                reward, done = self.pool.step(0, np.ravel(space.sample()))
+                chance[episode] += reward
+        if teacher.mean() <= chance.mean():
+            raise ValueError(
+                f"The teacher returns {teacher.mean():.1f} here, no more than random actions ({chance.mean():.1f}): "
+                "was it trained in another env, or on normalized observations whose statistics are missing?"
+            )
+
+    def _learn(self) -> None:
+        """DAgger: from the teacher's states, then more and more from the students' own."""
+        settings, rng = self.settings, np.random.default_rng(self.seed)
+        per_round = settings.schedule.n_updates // settings.n_rounds
+        for env in range(settings.n_envs):
+            self.pool.reset(env, self.seed * settings.n_envs + env)
+        for number in range(settings.n_rounds):
+            first, last = settings.student_share
+            share = 0.0 if number == 0 else first + (last - first) * (number - 1) / max(settings.n_rounds - 2, 1)
+            agents = [] if number == 0 else [self.students.agent(i) for i in range(len(self.students.members))]
+            rng.shuffle(agents)
+            states, targets = collect(self.pool, self.teacher, agents, share, settings.n_steps, rng)
+            self.observations.append(states)
+            self.students.learn(states, targets, per_round, self._on_update)
+
+    def _on_update(self) -> None:
+        if self.students.n_updates % 100 == 0:
+            self.on_progress("learning", self.students.n_updates / self.settings.schedule.n_updates)
+
+    def _enter(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+    def _enter_students(self) -> None:
+        """The best copy of each size, by the selection episodes."""
+        agents = [self.students.agent(i) for i in range(len(self.students.members))]
+        episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=self._counter(len(agents)))
+        best: dict[int, int] = {}
+        for member, (size, _) in enumerate(self.students.members):
+            if size not in best or episodes[member].returns.mean() > episodes[best[size]].returns.mean():
+                best[size] = member
+        for size, member in best.items():
+            name = f"student {self.students.sizes[size] or 'linear'}"
+            self._enter(Entry(name, "student", agents[member], selection=episodes[member]))
+
+    def _enter_int8(self) -> None:
+        """The students in int8, calibrated on the states that they learned from."""
+        states = np.concatenate(self.observations)[-10_000:]
+        for entry in [entry for entry in self.entries if entry.kind == "student"]:
+            self._enter(Entry(f"{entry.name}, int8", "int8", quantize(entry.agent, {"policy": "int8"}, states)))
+
+    def _run(self, kind: str) -> None:
+        """Run the selection or the held-out episodes of all agents that lack them."""
+        missing = [entry for entry in self.entries if getattr(entry, kind) is None]
+        if not missing:
+            return
+        first_seed = SELECTION_SEED if kind == "selection" else HELD_OUT_SEED
+        agents, choosers = [entry.agent for entry in missing], [entry.chooser for entry in missing]
+        counter = self._counter(len(missing))
+        episodes = run_episodes(self.pool, agents, self.n_episodes, first_seed, choosers, counter)
+        for entry, found in zip(missing, episodes, strict=True):
+            setattr(entry, kind, found)
+
+    def _counter(self, n_agents: int) -> Callable[[], None]:
+        """Progress over the episodes of several agents."""
+        n_done = 0
+
+        def count() -> None:
+            nonlocal n_done
+            n_done += 1
+            self.on_progress("evaluating", n_done / (n_agents * self.n_episodes))
+
+        return count
+
+    def _save(self, found: list[Candidate], best: Candidate | None, folder: Path) -> list[Candidate]:
+        """Save the agents on the front and the chosen one, and note their files."""
+        by_name = {entry.name: entry for entry in self.entries}
+        saved = []
+        for candidate in found:
+            entry, is_best = by_name[candidate.name], best is not None and candidate.name == best.name
+            file = ""
+            if candidate.kind in ("student", "switching") and (candidate.on_front or is_best):
+                file = "agent.zip" if is_best else f"agents/{_file_name(candidate.name)}.zip"
+                model = entry.model or to_sb3(entry.agent, self.model)
+                model.save(folder / file)
+            saved.append(replace(candidate, file=file))
+        return saved
+
+
+def _sizes(teacher: Teacher, sizes: Sequence[Sequence[int]] | None) -> list[list[int]]:
+    """The sizes that were asked for, or those of the ladder that cost at most half of the teacher."""
+
+    def flops(size: Sequence[int]) -> int:
+        return network_flops([teacher.agent.obs_dim, *size, teacher.n_outputs])
+
+    if sizes is None:
+        ladder: list[list[int]] = [[], *([width, width] for width in WIDTHS)]
+        return [size for size in ladder if not size or flops(size) <= teacher.flops / 2]
+    for size in sizes:
+        if any(width < 1 for width in size):
+            raise ValueError(f"A student needs layers of at least one unit, got {list(size)}.")
+        if flops(size) > teacher.flops:
+            raise ValueError(
+                f"A student of {list(size)} units costs {flops(size):,} FLOPs, more than the teacher's {teacher.flops:,}."
+            )
+    if not sizes:
+        raise ValueError("There is no student: name at least one size, such as 32,32.")
+    return sorted((list(size) for size in sizes), key=flops)
+
+
+def _n_copies(size: Sequence[int]) -> int:
+    """Small students differ more by their first weights, and cost less."""
+    largest = max(size, default=0)
+    return 4 if largest <= 16 else 2 if largest <= 32 else 1
+
+
+def _file_name(name: str) -> str:
+    return "_".join("".join(c if c.isalnum() or c in ".-" else " " for c in name).split())
