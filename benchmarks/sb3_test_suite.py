@@ -38,7 +38,7 @@ ON_PURPOSE = {
     "test_tensorboard.py::test_tensorboard[sac]": ("str(('SAC' + '_1'))", "the TensorBoard run is called AsymSAC"),
     **{
         f"test_save_load.py::test_save_load_policy[{use_sde}-MlpPolicy-SAC]": (
-            ">       assert np.allclose(selected_actions_actor, new_selected_actions, 1e-4)",
+            ">           assert np.allclose(selected_actions_actor, new_selected_actions, 1e-4)",
             "the policy acts as the sub-policy that the master chose, by chance here; actor is the largest one's",
         )
         for use_sde in (False, True)
