@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.asym_sac import AsymSAC
-from sb3_asym.deployment.recording import SampledObservations
+from sb3_asym.deployment import load_statistics
 from sb3_asym.envs import find_vec_normalize, load_vec_normalize, make_single_vec_env
 
 Model = Annotated[Path, typer.Argument(help="The agent: a zip file that AsymSAC.save wrote.")]
@@ -48,7 +48,7 @@ def make_normalized_env(env_id: str, env_kwargs: str, model: Path, statistics: P
     return env if statistics is None else load_vec_normalize(statistics, env)
 
 
-def load_statistics(agent: BaseAlgorithm, model: Path, statistics: Path | None) -> VecNormalize | None:
+def find_and_load_statistics(agent: BaseAlgorithm, model: Path, statistics: Path | None) -> VecNormalize | None:
     """
     Statistics of VecNormalize without the env.
 
@@ -58,7 +58,7 @@ def load_statistics(agent: BaseAlgorithm, model: Path, statistics: Path | None) 
     :return: the statistics, or None
     """
     statistics = find_statistics(model, statistics)
-    return None if statistics is None else load_vec_normalize(statistics, DummyVecEnv([lambda: SampledObservations(agent)]))
+    return None if statistics is None else load_statistics(agent, statistics)
 
 
 def find_statistics(model: Path, given: Path | None) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from tqdm import tqdm
 
-from sb3_asym.cli.common import Env, EnvKwargs, Normalization, load_statistics, parse_env_kwargs
+from sb3_asym.cli.common import Env, EnvKwargs, Normalization, find_and_load_statistics, parse_env_kwargs
 from sb3_asym.deployment import load_model
 from sb3_asym.envs import env_file_name, make_env
 
@@ -54,7 +54,7 @@ def distill(
             budget=budget,
             output=folder,
             loss=loss,
-            vec_normalize=load_statistics(teacher, model, vec_normalize),
+            vec_normalize=find_and_load_statistics(teacher, model, vec_normalize),
             int8=int8,
             seed=seed,
             n_eval_episodes=episodes,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
-from sb3_asym.cli.common import EnvKwargs, Normalization, load_statistics, parse_env_kwargs
+from sb3_asym.cli.common import EnvKwargs, Normalization, find_and_load_statistics, parse_env_kwargs
 from sb3_asym.deployment import load_model
 from sb3_asym.envs import make_env
 from sb3_asym.export import export_c, export_onnx
@@ -32,7 +32,7 @@ def export(
     """Export to C99 or ONNX, and measure the exported agent in the loop."""
     agent = load_model(model)
     rollout_env = None if env is None else make_env(env, **parse_env_kwargs(env_kwargs))
-    statistics = load_statistics(agent, model, vec_normalize)
+    statistics = find_and_load_statistics(agent, model, vec_normalize)
     more = {"prefix": prefix} if target == "c" else {}
     with tqdm(unit="episode", disable=None) as bar:
         write: Any = export_c if target == "c" else export_onnx

@@ -9,8 +9,11 @@ from zipfile import BadZipFile, ZipFile
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym.checks import check_file, read_model_data
+from sb3_asym.deployment.recording import SampledObservations
+from sb3_asym.envs import load_vec_normalize
 
 ALGORITHMS = {
     "sb3_asym.": ("sb3_asym.asym_sac", "AsymSAC"),
@@ -43,6 +46,19 @@ def load_model(path: str | Path) -> BaseAlgorithm:
             memory: dict[str, Any] = {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "buffer_size": 1}
             return algorithm.load(path, device="cpu", **(memory if issubclass(algorithm, OffPolicyAlgorithm) else {}))
     raise ValueError(f"{path} has a policy of {module}, which has no deployable form here.")
+
+
+def load_statistics(model: BaseAlgorithm, path: str | Path) -> VecNormalize:
+    """
+    Statistics of normalized observations, without the env.
+
+    :param model: model that learned on them
+    :param path: file that ``VecNormalize.save`` wrote
+    :return: the statistics, which do not change any more
+    :raises ValueError: if the file holds no statistics for the model's observations
+    :raises FileNotFoundError: if there is no such file
+    """
+    return load_vec_normalize(path, DummyVecEnv([lambda: SampledObservations(model)]))
 
 
 def _sibling(name: str, data: dict[str, Any]) -> str:

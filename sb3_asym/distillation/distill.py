@@ -212,8 +212,7 @@ class _Distillation:
         for number in range(settings.n_rounds):
             first, last = settings.student_share
             share = 0.0 if number == 0 else first + (last - first) * (number - 1) / max(settings.n_rounds - 2, 1)
-            agents = [] if number == 0 else [self.students.agent(i) for i in range(len(self.students.members))]
-            rng.shuffle(agents)
+            agents = [] if number == 0 else self.students.draw(settings.n_envs, rng)
             states, targets = collect(self.pool, self.teacher, agents, share, settings.n_steps, rng)
             self.observations.append(states)
             self.students.learn(states, targets, per_round, self._on_update)

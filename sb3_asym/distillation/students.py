@@ -44,7 +44,7 @@ class Schedule:
     :param batch_size: states in a batch
     """
 
-    n_updates: int = 60_000
+    n_updates: int = 80_000
     learning_rate: float = 3e-3
     decay: float = 0.01
     batch_size: int = 256
@@ -86,6 +86,7 @@ class Students:
             linears = [[nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths)] for _ in range(copies)]
             stacks.append(Stack([[[layer] for layer in network] for network in linears]))
             parameters += [p for network in linears for layer in network for p in layer.parameters()]
+        self._n_copies = list(n_copies)
         self.members = [(i, copy) for i, copies in enumerate(n_copies) for copy in range(copies)]
         """Index of the size, and copy, of each student."""
         self.networks = FlatNetworks(stacks, [th.optim.Adam(parameters, lr=schedule.learning_rate)])
@@ -141,6 +142,19 @@ class Students:
         """The update without a graph."""
         with th.no_grad():
             return self._update(*inputs, *state)
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[DeployableAgent]:
+        """
+        Students to act while states are collected. Larger ones, which get into states that are worth learning from, act more
+        often: in proportion to the square of their place in the ladder.
+
+        :param n: number of students
+        :param rng: source of chance
+        :return: the students, as they are now
+        """
+        weights = np.array([(size + 1) ** 2 / self._n_copies[size] for size, _ in self.members], dtype=np.float64)
+        drawn = rng.choice(len(self.members), size=n, p=weights / weights.sum())
+        return [self.agent(int(member)) for member in drawn]
 
     def agent(self, member: int) -> DeployableAgent:
         """

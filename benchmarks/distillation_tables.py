@@ -1,0 +1,113 @@
+"""The table and the picture of ``results/distillation.json``, for ``draw.py``."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+KEEP = (0.95, 0.98)
+
+
+def by_agent(results: list[dict[str, Any]], method: str) -> dict[str, list[dict[str, Any]]]:
+    """Runs of all seeds of each teacher."""
+    runs = defaultdict(list)
+    for result in results:
+        if result["method"] == method:
+            runs[result["agent"]].append(result)
+    return dict(sorted(runs.items()))
+
+
+def of_kind(run: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
+    """Agents of these kinds, cheapest first."""
+    return [candidate for candidate in run["candidates"] if candidate["kind"] in kinds]
+
+
+def cheapest(run: dict[str, Any], keep: float) -> tuple[dict[str, Any] | None, float]:
+    """The cheapest fixed student that keeps the share over the selection episodes, and its share of the teacher's FLOPs."""
+    (teacher,) = of_kind(run, "teacher")
+    reward = teacher["selection_reward"]
+    for student in of_kind(run, "student"):
+        if student["selection_reward"] >= reward - (1 - keep) * abs(reward):
+            return student, student["flops_per_inference"] / teacher["flops_per_inference"]
+    return None, 1.0
+
+
+def distillation_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: for each teacher the cheapest student that keeps 95 and 98 %, by other episodes than those reported."""
+    heads = ["teacher", "seeds", "return", "FLOPs"]
+    for keep in KEEP:
+        heads += [f"{keep:.0%}: FLOPs", "of the teacher", "kept, held out"]
+    lines = [f"| {' | '.join([*heads, 'minutes'])} |", "|" + "---|" * (len(heads) + 1)]
+    for name, runs in by_agent(results, "dagger").items():
+        teachers = [of_kind(run, "teacher")[0] for run in runs]
+        rewards = [teacher["mean_reward"] for teacher in teachers]
+        flops = teachers[0]["flops_per_inference"]
+        cells = [name.replace("_", " "), str(len(runs)), f"{np.mean(rewards):,.0f}", f"{flops:,.0f}"]
+        for keep in KEEP:
+            found = [cheapest(run, keep) for run in runs]
+            students = [student for student, _ in found if student is not None]
+            if len(students) < len(runs):
+                cells += [f"in {len(students)} of {len(runs)}", "", ""]
+                continue
+            flops, shares = [s["flops_per_inference"] for s in students], [share for _, share in found]
+            kept = [student["kept"] for student in students]
+            cells += [f"{np.median(flops):,.0f}", f"{np.median(shares):.2%}", f"{np.mean(kept):.1%}, least {min(kept):.1%}"]
+        minutes = np.mean([run["seconds"] for run in runs]) / 60
+        lines.append(f"| {' | '.join([*cells, f'{minutes:.1f}'])} |")
+    versions = results[0]["versions"]
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    note = (
+        "Default settings, one core of two that were both busy. FLOPs: medians over the seeds; kept: mean and least over the "
+        f"seeds, of {results[0]['n_episodes']} held-out episodes each. {installed}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def switching_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: whether any agent that switches lies above the fixed students of at most its FLOPs."""
+    lines = ["| teacher | seeds | best gain over fixed agents | of random switching | above, seeds |", "|---|---|---|---|---|"]
+    for name, runs in by_agent(results, "dagger").items():
+        gains: dict[str, list[float]] = {"switching": [], "random switching": []}
+        for run in runs:
+            fixed = of_kind(run, "student", "teacher")
+            for kind, found in gains.items():
+                best = -np.inf
+                for agent in of_kind(run, kind):
+                    affordable = [f["kept"] for f in fixed if f["flops_per_inference"] <= agent["flops_per_inference"]]
+                    best = max(best, agent["kept"] - max(affordable, default=np.inf))
+                found.append(best)
+        if not np.isfinite(gains["switching"]).any():
+            continue
+        ours, random = (np.array(gains[kind]) for kind in gains)
+        above = int(np.sum(ours > np.maximum(random, 0.002)))
+        cells = [name.replace("_", " "), str(len(runs)), f"{np.mean(ours[np.isfinite(ours)]):+.1%}"]
+        cells += [f"{np.mean(random[np.isfinite(random)]):+.1%}", str(above)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def distillation_picture(results: list[dict[str, Any]], path: Path) -> None:
+    """Kept share of the return against the share of the FLOPs, a panel for each teacher."""
+    runs_by_agent = by_agent(results, "dagger")
+    n_columns = min(4, len(runs_by_agent))
+    n_rows = -(-len(runs_by_agent) // n_columns)
+    figure = Figure(figsize=(3.2 * n_columns, 2.7 * n_rows), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axes, (name, runs) in zip(panels, runs_by_agent.items(), strict=False):
+        for run in runs:
+            (teacher,) = of_kind(run, "teacher")
+            for kind, mark in (("student", "o-"), ("switching", "D")):
+                found = of_kind(run, kind)
+                shares = [agent["flops_per_inference"] / teacher["flops_per_inference"] for agent in found]
+                color = "tab:blue" if kind == "student" else "tab:red"
+                axes.plot(shares, [100 * agent["kept"] for agent in found], mark, color=color, alpha=0.6, markersize=3)
+        axes.axhline(98, linestyle=":", color="gray")
+        axes.set(title=name.replace("_", " "), xscale="log", ylim=(70, 105))
+        axes.grid(alpha=0.3)
+    for axes in panels[len(runs_by_agent) :]:
+        axes.axis("off")
+    figure.supxlabel("share of the teacher's FLOPs (blue: students, red: switching; a line for each seed)")
+    figure.supylabel("% of the return kept")
+    figure.savefig(path, dpi=110)
