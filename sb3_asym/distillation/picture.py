@@ -54,7 +54,9 @@ def draw_report(report: DistillationReport, keep: float | None = None, path: str
         )
         share = best.flops_per_inference / teacher.flops_per_inference
         label = f"{best.name}\n{share:.1%} of the FLOPs"
-        axes.annotate(label, (best.flops_per_inference, best.mean_reward), (8, -26), textcoords="offset points", fontsize=8)
+        at = (best.flops_per_inference, best.mean_reward)
+        side = "right" if share > 0.03 else "left"
+        axes.annotate(label, at, (-8, -30), textcoords="offset points", ha=side, fontsize=8)
     axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=report.env)
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
