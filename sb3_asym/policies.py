@@ -210,7 +210,7 @@ class AsymSACPolicy(SACPolicy):
         :param deterministic: True for mean actions, False for samples
         :return: actions in [-1, 1], ``(batch, action_dim)``
         """
-        if self.actor.use_sde and not deterministic:
+        if not deterministic and self.actor_kwargs["use_sde"]:
             self._renew_noise()
         first = int(options[0])
         if len(options) == 1 or (options == first).all():
