@@ -2,13 +2,15 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from tqdm import tqdm
 
+from sb3_asym.baselines import behavioural_cloning, gail
 from sb3_asym.cli.common import Env, EnvKwargs, Normalization, find_and_load_statistics, parse_env_kwargs
 from sb3_asym.deployment import load_model
+from sb3_asym.distillation import distill as distill_agent
 from sb3_asym.envs import env_file_name, make_env
 
 
@@ -37,14 +39,11 @@ def distill(
     vec_normalize: Normalization = None,
 ) -> None:
     """Distill a trained agent into the cheapest one that keeps its return."""
-    from sb3_asym.distillation import distill as behavioural_cloning
-    from sb3_asym.distillation import distill as distill_agent
-    from sb3_asym.distillation import distill as gail
-
     teacher = load_model(model)
     kwargs = parse_env_kwargs(env_kwargs)
     folder = output or Path("outputs") / "distill" / env_file_name(env)
-    run = {"dagger": distill_agent, "bc": behavioural_cloning, "gail": gail}[method]
+    run: Any = {"dagger": distill_agent, "bc": behavioural_cloning, "gail": gail}[method]
+    losses = {} if method == "gail" else {"loss": loss}
     with _Bar() as bar:
         report = run(
             teacher,
@@ -53,12 +52,12 @@ def distill(
             keep=keep,
             budget=budget,
             output=folder,
-            loss=loss,
             vec_normalize=find_and_load_statistics(teacher, model, vec_normalize),
             int8=int8,
             seed=seed,
             n_eval_episodes=episodes,
             on_progress=bar,
+            **losses,
         )
     typer.echo(report)
     typer.echo(f"Report, picture and agents: {folder}")

@@ -1,0 +1,257 @@
+"""Generative adversarial imitation learning (Ho & Ermon 2016, arXiv 1606.03476) of students by SB3's algorithms."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSettings
+from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
+from sb3_asym.deployment import DeployableAgent, deployable
+from sb3_asym.distillation import DistillationReport, DistillationSettings
+from sb3_asym.distillation.distill import CHANCE_SEED, N_CHANCE_EPISODES, SELECTION_SEED, Progress, _Distillation
+from sb3_asym.distillation.entries import Entry
+from sb3_asym.distillation.rollouts import collect, run_episodes
+from sb3_asym.distillation.teacher import Teacher
+from sb3_asym.export.folder import atomic_folder
+
+MAX_ROLLOUT = 1_000
+"""Env steps, over all envs, after which PPO learns at the latest."""
+
+
+def gail(
+    model: BaseAlgorithm,
+    env: str | Callable[[], gym.Env],
+    sizes: Sequence[Sequence[int]] | None = None,
+    keep: float = 0.98,
+    budget: float | None = None,
+    output: str | Path | None = None,
+    vec_normalize: VecNormalize | None = None,
+    int8: bool = False,
+    seed: int = 0,
+    n_eval_episodes: int = 20,
+    settings: DistillationSettings | None = None,
+    discriminator: DiscriminatorSettings | None = None,
+    algorithm_kwargs: dict[str, Any] | None = None,
+    on_progress: Progress = lambda stage, share: None,
+) -> DistillationReport:
+    """
+    Let students of a ladder of sizes imitate a trained agent by GAIL.
+
+    Each student is the actor of an SB3 algorithm, SAC where actions are continuous and PPO where they are discrete, with a
+    critic as large as the teacher's. Its reward is never the env's, but that of a discriminator (see
+    :mod:`sb3_asym.baselines.discriminator`).
+
+    Each student has as many env steps as all students together have in :func:`sb3_asym.distillation.distill`: in the first
+    round the teacher acts, in the others the student. Of its forms at the ends of the rounds, the best over the selection
+    episodes is taken, as the best copy there. Learning takes one gradient step per env step and student, so minutes per
+    student. Ctrl-C ends it early; what was learned until then is measured.
+
+    :param model: the teacher: SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN
+    :param env: Gymnasium id, or function that makes an env, with observations as they are: not normalized
+    :param sizes: hidden layers of each size of student; a ladder by default
+    :param keep: share of the teacher's return to keep
+    :param budget: FLOPs per inference that may be spent, in place of ``keep``
+    :param output: folder for the report and the agents: a new or an empty one
+    :param vec_normalize: statistics of the teacher's observations; those of the model's own env by default
+    :param int8: whether to measure int8 forms of the students too
+    :param seed: seed of students, discriminators and envs
+    :param n_eval_episodes: episodes of each agent, to select by and as many held-out ones
+    :param settings: numbers of rounds, envs and steps
+    :param discriminator: size, reward and speed of learning of the discriminator
+    :param algorithm_kwargs: arguments of SAC or PPO beside SB3's defaults
+    :param on_progress: called with the stage and the share of it that is done
+    :return: the report
+    :raises ValueError: if an argument is out of range, a student is larger than the teacher, the env's spaces differ from the
+        teacher's, or the teacher does no better there than chance
+    :raises FileExistsError: if the output folder is not empty
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
+    if budget is not None and budget <= 0:
+        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+    settings = settings or DistillationSettings()
+    settings = replace(settings or DistillationSettings(), n_switching_steps=0)
+    if settings.n_rounds < 2:
+        raise ValueError(f"GAIL needs at least 2 rounds, as in the first one the teacher acts, got {settings.n_rounds}.")
+    run = _Gail(model, env, sizes, "robust", vec_normalize, seed, n_eval_episodes, settings, on_progress)
+    run.discriminator_settings, run.algorithm_kwargs = discriminator or DiscriminatorSettings(), algorithm_kwargs or {}
+    if output is None:
+        return run.report(keep, budget, int8, None)
+    with atomic_folder(Path(output)) as folder:
+        return run.report(keep, budget, int8, folder)
+
+
+class _Gail(_Distillation):
+    """One run of :func:`gail`."""
+
+    discriminator_settings: DiscriminatorSettings
+    algorithm_kwargs: dict[str, Any]
+
+    def report(self, keep: float, budget: float | None, int8: bool, folder: Path | None) -> DistillationReport:
+        """Learn, compare, choose, and save what was found."""
+        report = super().report(keep, budget, int8, folder)
+        settings, algorithm = self.settings, "PPO" if self.teacher.is_discrete else "SAC"
+        report = replace(
+            report,
+            method="gail",
+            loss=f"{algorithm}, {self.discriminator_settings.reward} reward of a discriminator",
+            n_env_steps=settings.n_rounds * settings.n_envs * settings.n_steps,
+        )
+        if folder is not None:
+            report.write(folder)
+        return report
+
+    def _learn(self) -> None:
+        """One student after the other, against a discriminator of its own."""
+        settings = self.settings
+        for number in range(settings.n_envs):
+            self.pool.reset(number, self.seed * settings.n_envs + number)
+        states, targets = collect(self.pool, self.teacher, [], 0.0, settings.n_steps, np.random.default_rng(self.seed))
+        self.observations.append(states)
+        self.snapshots: list[list[DeployableAgent]] = []
+        for index, size in enumerate(self.students.sizes):
+            th.manual_seed(self.seed)
+            discriminator = Discriminator(states, targets, self.discriminator_settings)
+            env, model = self._make(size, discriminator)
+            progress = _ProgressCallback(self.on_progress, index, len(self.students.sizes), settings)
+            self.snapshots.append([])
+            try:
+                for _ in range(settings.n_rounds - 1):
+                    n_steps = settings.n_envs * settings.n_steps
+                    model.learn(n_steps, callback=[DiscriminatorCallback(env), progress], reset_num_timesteps=False)
+                    self.snapshots[-1].append(self._snapshot(model))
+            except KeyboardInterrupt:
+                self.snapshots[-1].append(self._snapshot(model))
+                raise
+
+    def _suitable_reward(self) -> str:
+        """An episode that ends is a failure where the teacher's are longer than those of random actions."""
+        n_teacher = run_episodes(self.pool, [self.teacher.agent], N_CHANCE_EPISODES, CHANCE_SEED)[0].option_steps.sum()
+        n_random = 0
+        for episode in range(N_CHANCE_EPISODES):
+            self.pool.reset(0, CHANCE_SEED + episode)
+            done = False
+            while not done:
+                _, done = self.pool.step(0, np.ravel(self.model.action_space.sample()))
+                n_random += 1
+        return "positive" if n_teacher > n_random else "logit"
+
+    def _make(self, size: list[int], discriminator: Discriminator) -> tuple[DiscriminatorReward, BaseAlgorithm]:
+        """The envs of a student, and the algorithm that it learns by."""
+        settings, teacher = self.settings, self.teacher
+        envs = [Monitor(_FlatObservation(env, teacher.agent)) for env in self.pool.envs]
+        env = DiscriminatorReward(DummyVecEnv([partial(_same, env) for env in envs]), discriminator)
+        # Students of a distillation standardize their inputs by the teacher's states, too.
+        standardized = VecNormalize(env, training=False, norm_reward=False, clip_obs=np.inf)
+        statistics: Any = standardized.obs_rms
+        statistics.mean, statistics.var = discriminator.mean, discriminator.spread**2
+        critic = critic_units(teacher)
+        model: Any = self.model
+        common: dict[str, Any] = dict(gamma=model.gamma, seed=self.seed, device="cpu")
+        if teacher.is_discrete:
+            n_steps = _rollout_length(settings)
+            algorithm: type[BaseAlgorithm] = PPO
+            common |= dict(n_steps=n_steps, batch_size=max(n_steps, 2))
+            architecture = dict(pi=size, vf=critic)
+        else:
+            algorithm = SAC
+            common |= dict(
+                gradient_steps=-1,  # one per env step
+                buffer_size=settings.n_rounds * settings.n_envs * settings.n_steps,
+                replay_buffer_class=RelabellingReplayBuffer,
+                replay_buffer_kwargs=dict(discriminator=discriminator),
+            )
+            architecture = dict(pi=size, qf=critic)
+        policy_kwargs = dict(net_arch=architecture, activation_fn=teacher.activation)
+        return env, algorithm("MlpPolicy", standardized, **{**common, "policy_kwargs": policy_kwargs, **self.algorithm_kwargs})
+
+    def _snapshot(self, model: BaseAlgorithm) -> DeployableAgent:
+        """The student as it is now, of observations as the env gives them."""
+        agent = deployable(model)
+        normalization, (network,) = agent.normalization, agent.sub_policies
+        assert normalization is not None
+        first = network.layers[0]
+        weight = first.weight * normalization.gain
+        first = replace(first, weight=weight, bias=first.bias - weight @ normalization.mean)
+        network = replace(network, layers=(first, *network.layers[1:]))
+        return replace(
+            self.teacher.agent, algorithm=agent.algorithm, sub_policies=(network,), normalization=None, output=agent.output
+        )
+
+    def _enter_students(self) -> None:
+        """The best snapshot of each size, by the selection episodes."""
+        if not self.snapshots:
+            raise KeyboardInterrupt  # there is nothing yet that could be measured
+        counter = self._counter(sum(map(len, self.snapshots)))
+        for size, agents in zip(self.students.sizes, self.snapshots, strict=False):  # fewer, where learning was interrupted
+            episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=counter)
+            best = int(np.argmax([found.returns.mean() for found in episodes]))
+            self._enter(Entry(f"student {size or 'linear'}", "student", agents[best], selection=episodes[best]))
+
+
+def _same(env: gym.Env) -> gym.Env:
+    """An env that has been made, where SB3 wants a function that makes it."""
+    return env
+
+
+class _FlatObservation(gym.ObservationWrapper):
+    """An env with observations as one vector, in the order of an agent's parts."""
+
+    def __init__(self, env: gym.Env, agent: DeployableAgent):
+        super().__init__(env)
+        self.flatten = agent.flatten
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (agent.obs_dim,), np.float32)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        return self.flatten(observation)
+
+
+class _ProgressCallback(BaseCallback):
+    """Progress over the env steps of all students."""
+
+    def __init__(self, on_progress: Progress, index: int, n_students: int, settings: DistillationSettings):
+        super().__init__()
+        self.on_progress, self.index, self.n_students = on_progress, index, n_students
+        self.n_steps = (settings.n_rounds - 1) * settings.n_envs * settings.n_steps
+
+    def _on_step(self) -> bool:
+        self.on_progress("learning", (self.index + min(self.num_timesteps / self.n_steps, 1.0)) / self.n_students)
+        return True
+
+
+def critic_units(teacher: Teacher) -> list[int]:
+    """
+    Units of the hidden layers of a teacher's critic.
+
+    :param teacher: the teacher
+    :return: the units; those of its actor, or of its q-network, where it has no critic of its own
+    """
+    policy: Any = teacher.model.policy
+    critic = getattr(policy, "critic", None)
+    networks = getattr(critic, "q_networks", None) or getattr(critic, "quantile_critics", None)
+    if networks is not None:
+        return [layer.out_features for layer in networks[0] if isinstance(layer, nn.Linear)][:-1]
+    value_net = getattr(getattr(policy, "mlp_extractor", None), "value_net", None)
+    if value_net is not None:
+        return [layer.out_features for layer in value_net if isinstance(layer, nn.Linear)]
+    return teacher.hidden
+
+
+def _rollout_length(settings: DistillationSettings) -> int:
+    """Steps of each env in a rollout of PPO: the most of which a round has a whole number."""
+    most = max(MAX_ROLLOUT // settings.n_envs, 1)
+    return max(n for n in range(1, settings.n_steps + 1) if settings.n_steps % n == 0 and n <= most)
