@@ -83,7 +83,6 @@ def gail(
         raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
-    settings = settings or DistillationSettings()
     settings = replace(settings or DistillationSettings(), n_switching_steps=0)
     if settings.n_rounds < 2:
         raise ValueError(f"GAIL needs at least 2 rounds, as in the first one the teacher acts, got {settings.n_rounds}.")
@@ -118,6 +117,8 @@ class _Gail(_Distillation):
     def _learn(self) -> None:
         """One student after the other, against a discriminator of its own."""
         settings = self.settings
+        if self.discriminator_settings.reward is None:
+            self.discriminator_settings = replace(self.discriminator_settings, reward=self._suitable_reward())
         for number in range(settings.n_envs):
             self.pool.reset(number, self.seed * settings.n_envs + number)
         states, targets = collect(self.pool, self.teacher, [], 0.0, settings.n_steps, np.random.default_rng(self.seed))

@@ -53,7 +53,9 @@ def make_discriminator(**settings):
     return Discriminator(
         states,
         np.sign(states),
-        DiscriminatorSettings(**{**dict(hidden=(32, 32), n_updates=100, learning_rate=3e-3), **settings}),
+        DiscriminatorSettings(
+            **{**dict(hidden=(32, 32), n_updates=100, learning_rate=3e-3, gradient_penalty=1.0), **settings}
+        ),
     )
 
 
@@ -95,7 +97,7 @@ def test_the_discriminator_tells_the_teachers_pairs_from_others():
 
 
 @pytest.mark.parametrize(
-    ("reward", "low", "high"), [("positive", 0.0, LOGIT_LIMIT + 0.1), ("negative", -LOGIT_LIMIT - 0.1, 0.0)]
+    ("reward", "low", "high"), [("positive", 0.0, LOGIT_LIMIT + 0.1), ("logit", -LOGIT_LIMIT - 0.1, LOGIT_LIMIT + 0.1)]
 )
 def test_rewards_are_bounded(reward, low, high):
     discriminator = make_discriminator(reward=reward)
@@ -109,7 +111,7 @@ def test_rewards_are_bounded(reward, low, high):
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="reward must be one of positive, negative, got 'big'"):
+    with pytest.raises(ValueError, match="reward must be one of logit, positive, got 'big'"):
         make_discriminator(reward="big")
     with pytest.raises(ValueError, match="at least 1"):
         make_discriminator(batch_size=0)
@@ -191,7 +193,7 @@ def test_a_student_imitates_the_teacher(teacher, tmp_path):
         keep=0.1,
         n_eval_episodes=10,
         settings=settings,
-        discriminator=DiscriminatorSettings(update_every=100, n_updates=30),
+        discriminator=DiscriminatorSettings(update_every=50, n_updates=30, gradient_penalty=1.0),
         algorithm_kwargs=dict(learning_rate=3e-3, learning_starts=50, batch_size=64),
     )
     student = next(candidate for candidate in report.candidates if candidate.kind == "student")

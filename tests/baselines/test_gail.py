@@ -1,6 +1,7 @@
 """GAIL: the discriminator, its reward in SB3, and students that learn by it."""
 
 import json
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 from baseline_cases import Balance, Steer, balancing_teacher, steering_teacher
 from envs import ChainEnv, DriftEnv, GoalChainEnv
-from export_cases import DICT, RandomEnv, plain
+from export_cases import DICT, RandomEnv, normalized, plain
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -45,7 +46,7 @@ def pairs(n, seed, sign):
 @pytest.mark.parametrize("reward", ["logit", "positive"])
 def test_it_tells_pairs_apart_and_rewards_what_looks_like_the_teacher(reward):
     th.manual_seed(0)
-    settings = DiscriminatorSettings(hidden=(16,), reward=reward, gradient_penalty=0.1, n_updates=300)
+    settings = DiscriminatorSettings(hidden=(16,), reward=reward, gradient_penalty=0.0, n_updates=300)
     discriminator = Discriminator(*pairs(500, 0, 1), settings)
     first = discriminator.learn(*pairs(500, 1, -1))
     second = discriminator.learn(*pairs(500, 1, -1))
@@ -96,12 +97,12 @@ def test_the_envs_reward_is_replaced():
     for _ in range(8):
         actions = rng.uniform(-1, 1, (2, 1)).astype(np.float32)
         following, rewards, _, _ = env.step(actions)
-        np.testing.assert_allclose(rewards, discriminator.rewards(states, actions))
+        np.testing.assert_allclose(rewards, discriminator.rewards(states, actions), rtol=1e-4)
         history.append((states, actions))
         states = following
     recent = env.recent_pairs()
     for index in range(2):  # the last 6 env steps of 2 envs
-        np.testing.assert_array_equal(recent[index], np.concatenate([pair[index] for pair in history[-3:]]))
+        np.testing.assert_allclose(recent[index], np.concatenate([pair[index] for pair in history[-3:]]), atol=1e-5)
 
 
 class Records(KVWriter):
@@ -139,7 +140,7 @@ def test_learning_goes_on_again_and_again(algorithm):
         model.learn(16, reset_num_timesteps=False, callback=callback, log_interval=1)
         assert model.num_timesteps == 16 * (number + 1)
         weights.append(discriminator.network[0].weight.detach().clone())
-    assert all((one != other).any() for one, other in zip(weights, weights[1:], strict=False))
+    assert all((one != other).any() for one, other in pairwise(weights))
     assert len(env.recent_pairs()[0]) == 64
     logged = [row for row in records.rows if "gail/loss" in row]
     assert logged
@@ -160,7 +161,8 @@ def test_replay_has_the_rewards_of_the_present_discriminator():
     np.random.seed(0)
     after = buffer.sample(500, env)
     assert (before.rewards != after.rewards).any()
-    assert set(before.rewards.ravel().tolist()) == pytest.approx(set(buffer.rewards[:20].ravel().tolist()))
+    stored = np.unique(buffer.rewards[:20])
+    np.testing.assert_allclose(np.unique(before.rewards.numpy()), stored, atol=1e-5)
     observations = env.unnormalize_obs(after.observations.numpy())
     expected = discriminator.rewards(observations, after.actions.numpy())
     np.testing.assert_allclose(after.rewards[:, 0].numpy(), expected, atol=1e-4)
@@ -222,9 +224,9 @@ def outcome(tmp_path_factory):
         output=folder,
         int8=True,
         n_eval_episodes=10,
-        settings=DistillationSettings(n_rounds=4, n_envs=4, n_steps=100),
+        settings=DistillationSettings(n_rounds=5, n_envs=4, n_steps=100),
         discriminator=DiscriminatorSettings(hidden=(16,), batch_size=64, update_every=40, n_updates=20, gradient_penalty=1.0),
-        algorithm_kwargs=dict(learning_rate=3e-3, batch_size=64, policy_kwargs=dict(net_arch=dict(pi=[4], qf=[32]))),
+        algorithm_kwargs=dict(learning_rate=3e-3, batch_size=64),
         on_progress=lambda stage, share: stages.append((stage, share)),
     )
     return report, folder, stages
@@ -248,7 +250,7 @@ def test_report_and_files(outcome):
     assert {candidate.kind for candidate in report.candidates} == {"student", "teacher", "int8"}
     assert report.method == json.loads((folder / "report.json").read_text())["method"] == "gail"
     assert report.loss == "SAC, logit reward of a discriminator"
-    assert report.n_env_steps == 4 * 4 * 100
+    assert report.n_env_steps == 5 * 4 * 100
     assert str(report)
     model = load_model(folder / report.best.file)
     rewards = []
@@ -284,7 +286,7 @@ def test_discrete_actions_and_dict_observations_by_ppo(tmp_path):
 
 def test_a_teacher_of_normalized_dict_observations():
     """Observations are as the env gives them."""
-    env = VecNormalize(DummyVecEnv([lambda: RandomEnv(DICT)]))
+    env = normalized(DICT, norm_obs_keys=["achieved_goal"])
     model = plain(SAC, env, "MultiInputPolicy", policy_kwargs=dict(net_arch=[9]), buffer_size=10)
     with th.no_grad():
         model.policy.actor.mu.bias.fill_(3.0)  # the env pays for large actions
