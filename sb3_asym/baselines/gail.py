@@ -99,16 +99,18 @@ class _Gail(_Distillation):
 
     discriminator_settings: DiscriminatorSettings
     algorithm_kwargs: dict[str, Any]
+    n_student_steps = 0
+    """Env steps of one student, of that with the most."""
 
     def report(self, keep: float, budget: float | None, int8: bool, folder: Path | None) -> DistillationReport:
         """Learn, compare, choose, and save what was found."""
         report = super().report(keep, budget, int8, folder)
-        settings, algorithm = self.settings, "PPO" if self.teacher.is_discrete else "SAC"
+        algorithm = "PPO" if self.teacher.is_discrete else "SAC"
         report = replace(
             report,
             method="gail",
             loss=f"{algorithm}, {self.discriminator_settings.reward} reward of a discriminator",
-            n_env_steps=settings.n_rounds * settings.n_envs * settings.n_steps,
+            n_env_steps=report.n_env_steps + self.n_student_steps,
         )
         if folder is not None:
             report.write(folder)
@@ -138,6 +140,8 @@ class _Gail(_Distillation):
             except KeyboardInterrupt:
                 self.snapshots[-1].append(self._snapshot(model))
                 raise
+            finally:
+                self.n_student_steps = max(self.n_student_steps, model.num_timesteps)
 
     def _suitable_reward(self) -> str:
         """An episode that ends is a failure where the teacher's are longer than those of random actions."""

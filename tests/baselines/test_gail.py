@@ -309,6 +309,7 @@ def test_ctrl_c_keeps_what_was_learned():
 
     common = dict(n_eval_episodes=2, settings=TINY, discriminator=QUICK, on_progress=interrupt)
     report = gail(steering_teacher(), Steer, [[], [2], [4]], **common)
+    assert report.n_env_steps == 40 + 40
     assert sorted(candidate.name for candidate in report.candidates) == ["student [2]", "student linear", "teacher"]
 
 
