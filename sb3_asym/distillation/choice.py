@@ -39,23 +39,42 @@ def choose(candidates: Sequence[Candidate], keep: float, budget: float | None) -
 
 def verdict(candidates: Sequence[Candidate], tolerance: float = 0.002) -> str:
     """
-    Whether switching lies above the front of the fixed agents.
+    Whether switching is worth it: more than any fixed agent of at most its FLOPs, and than random switching at the same use,
+    which lies on the line between its two actors.
 
     :param candidates: all agents
     :param tolerance: share of the teacher's return that counts as a tie
     :return: a sentence, or "" where no agent switches
     """
-    switching = [candidate for candidate in candidates if candidate.kind == "switching"]
-    if not switching:
+    gains = switching_gains(candidates)
+    if not gains:
         return ""
-    fixed = [candidate for candidate in candidates if candidate.kind in ("student", "teacher")]
-    gains = {}
-    for agent in switching:
-        affordable = [other.kept for other in fixed if other.flops_per_inference <= agent.flops_per_inference]
-        gains[agent.name] = agent.kept - max(affordable, default=-float("inf"))
     best = max(gains, key=lambda name: gains[name])
     if gains[best] > tolerance:
-        return f"Switching is worth it: {best} keeps {gains[best]:.1%} more than any fixed agent of at most its FLOPs."
+        return (
+            f"Switching is worth it: {best} keeps {gains[best]:.1%} more than any fixed agent of at most its FLOPs, and than "
+            "random switching at the same use."
+        )
     return (
-        "Switching is not worth it here: a fixed student of at most the same FLOPs keeps as much as every agent that switches."
+        "Switching is not worth it here: fixed agents of at most the same FLOPs, or random switching at the same use, keep as "
+        "much as every agent that switches."
     )
+
+
+def switching_gains(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """
+    What the agents that switch keep beyond their baselines.
+
+    :param candidates: all agents
+    :return: by name, the kept share of the return less that of the best of: fixed agents of at most the same FLOPs, and
+        random switching with the same actors at the same use
+    """
+    kept = {candidate.name: candidate.kept for candidate in candidates}
+    fixed = [candidate for candidate in candidates if candidate.kind in ("student", "teacher")]
+    gains = {}
+    for agent in candidates:
+        if agent.kind == "switching":
+            baselines = [other.kept for other in fixed if other.flops_per_inference <= agent.flops_per_inference]
+            baselines.append(kept.get(f"random {agent.name}", -float("inf")))
+            gains[agent.name] = agent.kept - max(baselines)
+    return gains

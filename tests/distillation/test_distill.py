@@ -311,8 +311,10 @@ def test_the_best_within_a_budget():
 
 def test_whether_switching_is_worth_it_is_said():
     assert verdict(CANDIDATES) == ""
-    above = [*CANDIDATES, candidate("s", "switching", 500, 99.5)]
-    assert verdict(above).startswith("Switching is worth it: s keeps 2.5% more")
+    above = [*CANDIDATES, candidate("s", "switching", 500, 99.5), candidate("random s", "random switching", 400, 98.0)]
+    assert verdict(above).startswith("Switching is worth it: s keeps 1.5% more")
+    chance = [*CANDIDATES, candidate("s", "switching", 500, 99.5), candidate("random s", "random switching", 400, 99.5)]
+    assert verdict(chance).startswith("Switching is not worth it here")
     below = [*CANDIDATES, candidate("s", "switching", 1500, 99.0)]
     assert verdict(below).startswith("Switching is not worth it here")
 
