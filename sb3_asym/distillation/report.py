@@ -131,9 +131,9 @@ class DistillationReport:
 
 
 def kept_share(reward: float, teacher_reward: float) -> float:
-    """
-    Share of the teacher's return that an agent keeps: 1 − (R_teacher − R) ÷ |R_teacher|, so that for negative returns, too,
-    0.98 means a loss of 2 % of the teacher's size.
+    r"""
+    Share of the teacher's return that an agent keeps: :math:`1 - (R_\mathrm{teacher} - R) / |R_\mathrm{teacher}|`. For negative
+    returns, too, 0.98 means a loss of 2 % of the return's size.
 
     :param reward: mean return of the agent
     :param teacher_reward: mean return of the teacher
