@@ -132,8 +132,8 @@ class DistillationReport:
 
 def kept_share(reward: float, teacher_reward: float) -> float:
     r"""
-    Share of the teacher's return that an agent keeps: :math:`1 - (R_\mathrm{teacher} - R) / |R_\mathrm{teacher}|`. For negative
-    returns, too, 0.98 means a loss of 2 % of the return's size.
+    Share of the teacher's return that an agent keeps: :math:`1 - (R_\mathrm{teacher} - R) / |R_\mathrm{teacher}|`. For
+    negative returns, too, 0.98 means a loss of 2 % of the return's size.
 
     :param reward: mean return of the agent
     :param teacher_reward: mean return of the teacher
