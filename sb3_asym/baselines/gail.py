@@ -20,7 +20,14 @@ from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSetting
 from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
 from sb3_asym.deployment import DeployableAgent, deployable
 from sb3_asym.distillation import DistillationReport, DistillationSettings
-from sb3_asym.distillation.distill import CHANCE_SEED, N_CHANCE_EPISODES, SELECTION_SEED, Progress, _Distillation
+from sb3_asym.distillation.distill import (
+    CHANCE_SEED,
+    N_CHANCE_EPISODES,
+    SELECTION_SEED,
+    Progress,
+    _Distillation,
+    check_arguments,
+)
 from sb3_asym.distillation.entries import Entry
 from sb3_asym.distillation.rollouts import collect, run_episodes
 from sb3_asym.distillation.teacher import Teacher
@@ -77,12 +84,7 @@ def gail(
         teacher's, or the teacher does no better there than chance
     :raises FileExistsError: if the output folder is not empty
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
-    if budget is not None and budget <= 0:
-        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
-    if n_eval_episodes < 1:
-        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+    check_arguments(keep, budget, n_eval_episodes)
     settings = replace(settings or DistillationSettings(), n_switching_steps=0)
     if settings.n_rounds < 2:
         raise ValueError(f"GAIL needs at least 2 rounds, as in the first one the teacher acts, got {settings.n_rounds}.")

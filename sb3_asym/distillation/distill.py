@@ -98,18 +98,30 @@ def distill(
         teacher's, or the teacher does no better there than chance
     :raises FileExistsError: if the output folder is not empty
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
-    if budget is not None and budget <= 0:
-        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
-    if n_eval_episodes < 1:
-        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+    check_arguments(keep, budget, n_eval_episodes)
     settings = settings or DistillationSettings()
     run = _Distillation(model, env, sizes, loss, vec_normalize, seed, n_eval_episodes, settings, on_progress)
     if output is None:
         return run.report(keep, budget, int8, None)
     with atomic_folder(Path(output)) as folder:
         return run.report(keep, budget, int8, folder)
+
+
+def check_arguments(keep: float, budget: float | None, n_eval_episodes: int) -> None:
+    """
+    Refuse arguments of :func:`distill` that are out of range.
+
+    :param keep: share of the teacher's return to keep
+    :param budget: FLOPs per inference, or None
+    :param n_eval_episodes: episodes of each agent
+    :raises ValueError: if one is out of range
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
+    if budget is not None and budget <= 0:
+        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
+    if n_eval_episodes < 1:
+        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
 
 
 class _Distillation:

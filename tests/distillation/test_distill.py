@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from baseline_cases import Steer
 from command_line import run
-from envs import DriftEnv
 from export_cases import DICT, RandomEnv, normalized, plain
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -27,20 +27,9 @@ from sb3_asym.distillation.to_sb3 import to_sb3
 TINY = DistillationSettings(n_rounds=3, n_envs=4, n_steps=50, schedule=Schedule(n_updates=600), n_switching_steps=0)
 
 
-class SteerEnv(DriftEnv):
-    """A walk that is to be steered back to 0 against noise; an episode has 20 steps."""
-
-    def __init__(self):
-        super().__init__(time_limit=20)
-
-    def step(self, action):
-        observation, reward, _, truncated, info = super().step(action)
-        return observation, reward, False, truncated, info
-
-
 def steering_teacher():
     """A SAC agent of 32 units whose mean action is tanh(−2 x), up to its own approximation of it."""
-    model = SAC("MlpPolicy", SteerEnv(), policy_kwargs=dict(net_arch=[32, 32]), seed=0, buffer_size=10, device="cpu")
+    model = SAC("MlpPolicy", Steer(), policy_kwargs=dict(net_arch=[32, 32]), seed=0, buffer_size=10, device="cpu")
     actor = model.policy.actor
     optimizer = th.optim.Adam(actor.parameters(), lr=3e-3)
     for _ in range(600):
@@ -65,7 +54,7 @@ def outcome(teacher, tmp_path_factory):
     stages = []
     report = distill(
         teacher,
-        SteerEnv,
+        Steer,
         sizes=[[8, 8], [], [2]],
         output=folder,
         int8=True,
@@ -107,7 +96,7 @@ def test_the_saved_agent_is_the_student_that_was_measured(outcome):
     """An SB3 model of observations as they are, which returns what the report says."""
     report, folder, _ = outcome
     model = SAC.load(folder / report.best.file)
-    env = DummyVecEnv([SteerEnv])
+    env = DummyVecEnv([Steer])
     env.seed(2_000_000)
     reward, _ = evaluate_policy(model, env, n_eval_episodes=200, warn=False)
     assert kept_share(reward, report.teacher.mean_reward) > 0.7
@@ -192,7 +181,7 @@ def test_each_copy_learns_as_it_would_alone(teacher):
 
 def test_students_act_in_their_share_of_the_stretches(teacher):
     distilled = Teacher(teacher)
-    pool = EnvPool(SteerEnv, 6, distilled.agent)
+    pool = EnvPool(Steer, 6, distilled.agent)
     for env in range(6):
         pool.reset(env, env)
     calls = []
@@ -213,10 +202,10 @@ def test_students_act_in_their_share_of_the_stretches(teacher):
 
 def test_episodes_have_the_same_seeds_for_every_agent(teacher):
     distilled = Teacher(teacher)
-    pool = EnvPool(SteerEnv, 3, distilled.agent)
+    pool = EnvPool(Steer, 3, distilled.agent)
     first, second = run_episodes(pool, [distilled.agent, distilled.agent], 7, seed=5)
     assert first.returns == pytest.approx(second.returns, rel=1e-5)
-    env = SteerEnv()
+    env = Steer()
     observation, _ = env.reset(seed=5 + 4)
     total, done = 0.0, False
     while not done:
@@ -232,7 +221,7 @@ def test_ctrl_c_keeps_what_was_learned(teacher):
         if stage == "learning" and share > 0.3:
             raise KeyboardInterrupt
 
-    report = distill(teacher, SteerEnv, sizes=[[4]], n_eval_episodes=2, settings=TINY, on_progress=interrupt)
+    report = distill(teacher, Steer, sizes=[[4]], n_eval_episodes=2, settings=TINY, on_progress=interrupt)
     assert {candidate.kind for candidate in report.candidates} == {"student", "teacher"}
 
 
@@ -263,12 +252,12 @@ def test_the_master_learns_where_the_small_actor_fails(tmp_path):
     idle.learn(np.linspace(-3, 3, 50, dtype=np.float32).reshape(-1, 1), np.zeros((50, 1), dtype=np.float32), 0)
     idle.networks.flat.zero_()
     agents = [idle.agent(0), distilled.agent]
-    agent = switching_agent(agents, ["small", "teacher"], teacher, SteerEnv, 0)
+    agent = switching_agent(agents, ["small", "teacher"], teacher, Steer, 0)
     agent.learn(1500)
     use = {}
     for cost_coef in (0.0, 100.0):
         fit_master(agent, cost_coef, 0, n_updates=1500)
-        pool = EnvPool(SteerEnv, 4, distilled.agent)
+        pool = EnvPool(Steer, 4, distilled.agent)
         steps = run_episodes(pool, [deployable(agent)], 8, 0)[0].option_steps
         use[cost_coef] = steps[1] / steps.sum()
     assert use[0.0] > 0.5
@@ -351,29 +340,29 @@ def test_flops_count_multiply_adds_as_two():
     ],
 )
 def test_wrong_input_is_one_sentence_and_writes_nothing(teacher, tmp_path, kwargs, message):
-    arguments = {**dict(env=SteerEnv, output=tmp_path / "out", settings=TINY), **kwargs}
+    arguments = {**dict(env=Steer, output=tmp_path / "out", settings=TINY), **kwargs}
     with pytest.raises((ValueError, gym.error.Error), match=message):
         distill(teacher, **arguments)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_teacher_without_a_critic_cannot_teach_by_it():
-    model = plain(PPO, SteerEnv(), n_steps=8, batch_size=8)
+    model = plain(PPO, Steer(), n_steps=8, batch_size=8)
     with pytest.raises(ValueError, match="A PPO teacher has no critic of actions: choose the loss 'mse'"):
-        distill(model, SteerEnv, loss="critic", settings=TINY)
+        distill(model, Steer, loss="critic", settings=TINY)
 
 
 def test_a_teacher_whose_statistics_are_missing_is_refused():
     """With them it steers; without them it pushes to one side."""
-    env = VecNormalize(DummyVecEnv([SteerEnv]))
+    env = VecNormalize(DummyVecEnv([Steer]))
     env.obs_rms.mean, env.obs_rms.var = np.array([50.0]), np.array([1e-4])
-    model = SAC("MlpPolicy", SteerEnv(), policy_kwargs=dict(net_arch=[4]), seed=0, buffer_size=10, device="cpu")
+    model = SAC("MlpPolicy", Steer(), policy_kwargs=dict(net_arch=[4]), seed=0, buffer_size=10, device="cpu")
     with th.no_grad():
         for parameter in model.policy.actor.parameters():
             parameter.zero_()
         model.policy.actor.mu.bias.fill_(9.0)
     with pytest.raises(ValueError, match=r"no more than random actions .* statistics are missing"):
-        distill(model, SteerEnv, settings=TINY, sizes=[[]])
+        distill(model, Steer, settings=TINY, sizes=[[]])
 
 
 def test_the_command_line_says_the_next_step(tmp_path):
