@@ -305,7 +305,7 @@ def test_evaluate_policy_holds_options(make_agent, n_envs):
     model = make_agent(env, policy_kwargs=dict(sub_net_archs=dict(small=[4], large=[8]), master_net_arch=[]))
     with th.no_grad():
         for weight, bias in [model.policy.master.q_net.q_net[0].parameters()]:
-            # Small drives in the first two places, large from the third on.
+            # Small acts in the first two places, large from the third on.
             weight.copy_(th.tensor([[-1.0], [1.0]]))
             bias.copy_(th.tensor([3.0, 0.0]))
     options = [[] for _ in range(n_envs)]

@@ -54,7 +54,7 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_drives_as_predict_does(case, tmp_path):
+def test_acts_as_predict_does(case, tmp_path):
     _, agent, recording = made(case)
     write_c(agent, recording, tmp_path)
     options, actions = replay(CRunner(agent, tmp_path), agent, recording)

@@ -39,7 +39,7 @@ def check_that_actions_agree(agent, folder, recording, options, actions):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_drives_as_predict_does(case, tmp_path):
+def test_acts_as_predict_does(case, tmp_path):
     _, agent, recording = made(case)
     write_onnx(agent, tmp_path)
     onnx.checker.check_model(tmp_path / "policy.onnx", full_check=True)
@@ -124,9 +124,9 @@ def test_single_networks_take_batches(case, tmp_path):
     np.testing.assert_array_equal(options[asked], recording.options[asked])
     np.testing.assert_array_equal(q_values.argmax(1), options)
     for option, name in enumerate(networks[1:]):
-        drove = recording.options == option
-        assert drove.any()
-        np.testing.assert_allclose(results[name][0][drove], recording.actions[drove], atol=1e-5, rtol=0)
+        acted = recording.options == option
+        assert acted.any()
+        np.testing.assert_allclose(results[name][0][acted], recording.actions[acted], atol=1e-5, rtol=0)
 
 
 def test_metadata_inputs_and_outputs(tmp_path):
