@@ -207,7 +207,7 @@ class _Gail(_Distillation):
         for size, agents in zip(self.students.sizes, self.snapshots, strict=False):  # fewer, where learning was interrupted
             episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=counter)
             best = int(np.argmax([found.returns.mean() for found in episodes]))
-            self._enter(Entry(f"student {size or 'linear'}", "student", agents[best], selection=episodes[best]))
+            self.entries.append(Entry(f"student {size or 'linear'}", "student", agents[best], selection=episodes[best]))
 
 
 def _same(env: gym.Env) -> gym.Env:

@@ -17,7 +17,7 @@ from sb3_asym.cli.zoo import add_zoo_commands
 from sb3_asym.versions import __version__
 
 app = typer.Typer(
-    help="Agents that switch between a cheap and an expensive policy: train, tune, evaluate, look at and export them.",
+    help="Agents that switch between a cheap and an expensive policy: train, tune, evaluate, distill and export them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -146,10 +146,10 @@ class _Distillation:
         self.make: Callable[[], gym.Env] = partial(make_env, env) if isinstance(env, str) else env
         self.teacher = Teacher(model, vec_normalize)
         sizes = _sizes(self.teacher, sizes)
-        check_spaces(self.make(), model.observation_space, model.action_space)
         th.manual_seed(seed)
         self.students = Students(self.teacher, sizes, [_n_copies(size) for size in sizes], loss, settings.schedule)
         self.pool = EnvPool(self.make, settings.n_envs, self.teacher.agent)
+        check_spaces(self.pool.envs[0], model.observation_space, model.action_space)
         self.observations: list[np.ndarray] = []
         self.entries: list[Entry] = []
 
@@ -161,7 +161,7 @@ class _Distillation:
         except KeyboardInterrupt:
             self.on_progress("stopped early", 1.0)
         self._enter_students()
-        self._enter(Entry("teacher", "teacher", self.teacher.agent))
+        self.entries.append(Entry("teacher", "teacher", self.teacher.agent))
         if int8:
             self._enter_int8()
         if self.settings.n_switching_steps > 0 and not self.teacher.is_discrete:
@@ -233,9 +233,6 @@ class _Distillation:
         if self.students.n_updates % 100 == 0:
             self.on_progress("learning", self.students.n_updates / self.settings.schedule.n_updates)
 
-    def _enter(self, entry: Entry) -> None:
-        self.entries.append(entry)
-
     def _enter_students(self) -> None:
         """The best copy of each size, by the selection episodes."""
         agents = [self.students.agent(i) for i in range(len(self.students.members))]
@@ -246,13 +243,13 @@ class _Distillation:
                 best[size] = member
         for size, member in best.items():
             name = f"student {self.students.sizes[size] or 'linear'}"
-            self._enter(Entry(name, "student", agents[member], selection=episodes[member]))
+            self.entries.append(Entry(name, "student", agents[member], selection=episodes[member]))
 
     def _enter_int8(self) -> None:
         """The students in int8, calibrated on the states that they learned from."""
         states = np.concatenate(self.observations)[-10_000:]
         for entry in [entry for entry in self.entries if entry.kind == "student"]:
-            self._enter(Entry(f"{entry.name}, int8", "int8", quantize(entry.agent, {"policy": "int8"}, states)))
+            self.entries.append(Entry(f"{entry.name}, int8", "int8", quantize(entry.agent, {"policy": "int8"}, states)))
 
     def _run(self, kind: str) -> None:
         """Run the selection or the held-out episodes of all agents that lack them."""
