@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sb3_asym.distillation import Candidate
-from sb3_asym.distillation.choice import switching_gains
+from sb3_asym.distillation.choice import switching_gain
+from sb3_asym.distillation.report import surely_kept
 
 KEEP = (0.95, 0.98)
 TIE = 0.002
@@ -29,11 +30,10 @@ def of_kind(run: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
 
 
 def cheapest(run: dict[str, Any], keep: float) -> tuple[dict[str, Any] | None, float]:
-    """The cheapest fixed student that keeps the share over the selection episodes, and its share of the teacher's FLOPs."""
+    """The cheapest fixed student that surely keeps the share, and its share of the teacher's FLOPs."""
     (teacher,) = of_kind(run, "teacher")
-    reward = teacher["selection_reward"]
     for student in of_kind(run, "student"):
-        if student["selection_reward"] >= reward - (1 - keep) * abs(reward):
+        if surely_kept(Candidate(**student), Candidate(**teacher)) >= keep:
             return student, student["flops_per_inference"] / teacher["flops_per_inference"]
     return None, 1.0
 
@@ -70,14 +70,14 @@ def distillation_table(results: list[dict[str, Any]]) -> str:
 
 
 def switching_table(results: list[dict[str, Any]]) -> str:
-    """Markdown: what the best agent that switches keeps beyond its baselines."""
-    lines = ["| teacher | seeds | best gain, mean | least | seeds above |", "|---|---|---|---|---|"]
+    """Markdown: what the best agent that switches, by other episodes than those reported, keeps beyond its baselines."""
+    lines = ["| teacher | seeds | gain, mean | least | seeds above |", "|---|---|---|---|---|"]
     for name, runs in by_agent(results, "dagger").items():
         found = []
         for run in runs:
-            gains = switching_gains([Candidate(**candidate) for candidate in run["candidates"]])
-            if gains:
-                found.append(max(gains.values()))
+            gain = switching_gain([Candidate(**candidate) for candidate in run["candidates"]])
+            if gain is not None:
+                found.append(gain[1])
         if found:
             above = sum(gain > TIE for gain in found)
             cells = [name.replace("_", " "), str(len(found)), f"{np.mean(found):+.1%}", f"{min(found):+.1%}", str(above)]

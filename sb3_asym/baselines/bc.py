@@ -8,14 +8,14 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_asym.distillation import DistillationReport, DistillationSettings, distill
+from sb3_asym.distillation import DistillationReport, DistillationSettings
+from sb3_asym.distillation.distill import Distillation
 
 
 def behavioural_cloning(
     model: BaseAlgorithm,
     env: str | Callable[[], gym.Env],
     sizes: Sequence[Sequence[int]] | None = None,
-    keep: float = 0.98,
     output: str | Path | None = None,
     settings: DistillationSettings | None = None,
     **kwargs: Any,
@@ -30,7 +30,6 @@ def behavioural_cloning(
     :param model: the teacher
     :param env: Gymnasium id, or function that makes an env
     :param sizes: hidden layers of each size of student; a ladder by default
-    :param keep: share of the teacher's return to keep
     :param output: folder for the report and the agents: a new or an empty one
     :param settings: effort; the students' share of acting and the steps of switching agents are set to 0
     :param kwargs: further arguments of :func:`sb3_asym.distillation.distill`
@@ -39,7 +38,10 @@ def behavioural_cloning(
     :raises FileExistsError: if the output folder is not empty
     """
     settings = replace(settings or DistillationSettings(), student_share=(0.0, 0.0), n_switching_steps=0)
-    report = replace(distill(model, env, sizes, keep, output=output, settings=settings, **kwargs), method="bc")
-    if output is not None:
-        report.write(Path(output))
-    return report
+    return _Cloning(model, env, sizes, settings=settings, **kwargs).report(output)
+
+
+class _Cloning(Distillation):
+    """One run of :func:`behavioural_cloning`."""
+
+    method = "bc"

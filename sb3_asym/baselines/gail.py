@@ -20,18 +20,10 @@ from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSetting
 from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
 from sb3_asym.deployment import DeployableAgent, deployable
 from sb3_asym.distillation import DistillationReport, DistillationSettings
-from sb3_asym.distillation.distill import (
-    CHANCE_SEED,
-    N_CHANCE_EPISODES,
-    SELECTION_SEED,
-    Progress,
-    _Distillation,
-    check_arguments,
-)
+from sb3_asym.distillation.distill import SELECTION_SEED, Distillation, Progress
 from sb3_asym.distillation.entries import Entry
 from sb3_asym.distillation.rollouts import collect, run_episodes
 from sb3_asym.distillation.teacher import Teacher
-from sb3_asym.export.folder import atomic_folder
 
 MAX_ROLLOUT = 1_000
 """Env steps, over all envs, after which PPO learns at the latest."""
@@ -41,17 +33,11 @@ def gail(
     model: BaseAlgorithm,
     env: str | Callable[[], gym.Env],
     sizes: Sequence[Sequence[int]] | None = None,
-    keep: float = 0.98,
-    budget: float | None = None,
     output: str | Path | None = None,
-    vec_normalize: VecNormalize | None = None,
-    int8: bool = False,
-    seed: int = 0,
-    n_eval_episodes: int = 20,
     settings: DistillationSettings | None = None,
     discriminator: DiscriminatorSettings | None = None,
     algorithm_kwargs: dict[str, Any] | None = None,
-    on_progress: Progress = lambda stage, share: None,
+    **kwargs: Any,
 ) -> DistillationReport:
     """
     Let students of a ladder of sizes imitate a trained agent by GAIL.
@@ -68,71 +54,58 @@ def gail(
     :param model: the teacher: SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN
     :param env: Gymnasium id, or function that makes an env, with observations as they are: not normalized
     :param sizes: hidden layers of each size of student; a ladder by default
-    :param keep: share of the teacher's return to keep
-    :param budget: FLOPs per inference that may be spent, in place of ``keep``
     :param output: folder for the report and the agents: a new or an empty one
-    :param vec_normalize: statistics of the teacher's observations; those of the model's own env by default
-    :param int8: whether to measure int8 forms of the students too
-    :param seed: seed of students, discriminators and envs
-    :param n_eval_episodes: episodes of each agent, to select by and as many held-out ones
     :param settings: numbers of rounds, envs and steps
     :param discriminator: size, reward and speed of learning of the discriminator
     :param algorithm_kwargs: arguments of SAC or PPO beside SB3's defaults
-    :param on_progress: called with the stage and the share of it that is done
+    :param kwargs: further arguments of :func:`sb3_asym.distillation.distill`; there is no ``loss`` to choose
     :return: the report
-    :raises ValueError: if an argument is out of range, a student is larger than the teacher, the env's spaces differ from the
-        teacher's, or the teacher does no better there than chance
+    :raises ValueError: as :func:`sb3_asym.distillation.distill`
     :raises FileExistsError: if the output folder is not empty
     """
-    check_arguments(keep, budget, n_eval_episodes)
     settings = replace(settings or DistillationSettings(), n_switching_steps=0)
     if settings.n_rounds < 2:
         raise ValueError(f"GAIL needs at least 2 rounds, as in the first one the teacher acts, got {settings.n_rounds}.")
-    run = _Gail(model, env, sizes, "robust", vec_normalize, seed, n_eval_episodes, settings, on_progress)
+    run = _Gail(model, env, sizes, settings=settings, **kwargs)
     run.discriminator_settings, run.algorithm_kwargs = discriminator or DiscriminatorSettings(), algorithm_kwargs or {}
-    if output is None:
-        return run.report(keep, budget, int8, None)
-    with atomic_folder(Path(output)) as folder:
-        return run.report(keep, budget, int8, folder)
+    return run.report(output)
 
 
-class _Gail(_Distillation):
+class _Gail(Distillation):
     """One run of :func:`gail`."""
 
+    method = "gail"
     discriminator_settings: DiscriminatorSettings
     algorithm_kwargs: dict[str, Any]
     n_student_steps = 0
     """Env steps of one student, of that with the most."""
 
-    def report(self, keep: float, budget: float | None, int8: bool, folder: Path | None) -> DistillationReport:
-        """Learn, compare, choose, and save what was found."""
-        report = super().report(keep, budget, int8, folder)
+    def _prepare(self) -> None:
+        self.snapshots: list[list[DeployableAgent]] = []
+
+    def _loss_name(self) -> str:
         algorithm = "PPO" if self.teacher.is_discrete else "SAC"
-        report = replace(
-            report,
-            method="gail",
-            loss=f"{algorithm}, {self.discriminator_settings.reward} reward of a discriminator",
-            n_env_steps=report.n_env_steps + self.n_student_steps,
-        )
-        if folder is not None:
-            report.write(folder)
-        return report
+        return f"{algorithm}, {self.discriminator_settings.reward} reward of a discriminator"
+
+    def _n_env_steps(self) -> int:
+        return super()._n_env_steps() + self.n_student_steps
 
     def _learn(self) -> None:
         """One student after the other, against a discriminator of its own."""
         settings = self.settings
         if self.discriminator_settings.reward is None:
-            self.discriminator_settings = replace(self.discriminator_settings, reward=self._suitable_reward())
+            # An episode that ends is a failure where the teacher's are longer than those of random actions.
+            reward = "positive" if self.teacher_steps > self.chance_steps else "logit"
+            self.discriminator_settings = replace(self.discriminator_settings, reward=reward)
         for number in range(settings.n_envs):
             self.pool.reset(number, self.seed * settings.n_envs + number)
         states, targets = collect(self.pool, self.teacher, [], 0.0, settings.n_steps, np.random.default_rng(self.seed))
         self.observations.append(states)
-        self.snapshots: list[list[DeployableAgent]] = []
-        for index, size in enumerate(self.students.sizes):
+        for index, size in enumerate(self.sizes):
             th.manual_seed(self.seed)
             discriminator = Discriminator(states, targets, self.discriminator_settings)
             env, model = self._make(size, discriminator)
-            progress = _ProgressCallback(self.on_progress, index, len(self.students.sizes), settings)
+            progress = _ProgressCallback(self.on_progress, index, len(self.sizes), settings)
             self.snapshots.append([])
             try:
                 for _ in range(settings.n_rounds - 1):
@@ -144,18 +117,6 @@ class _Gail(_Distillation):
                 raise
             finally:
                 self.n_student_steps = max(self.n_student_steps, model.num_timesteps)
-
-    def _suitable_reward(self) -> str:
-        """An episode that ends is a failure where the teacher's are longer than those of random actions."""
-        n_teacher = run_episodes(self.pool, [self.teacher.agent], N_CHANCE_EPISODES, CHANCE_SEED)[0].option_steps.sum()
-        n_random = 0
-        for episode in range(N_CHANCE_EPISODES):
-            self.pool.reset(0, CHANCE_SEED + episode)
-            done = False
-            while not done:
-                _, done = self.pool.step(0, np.ravel(self.model.action_space.sample()))
-                n_random += 1
-        return "positive" if n_teacher > n_random else "logit"
 
     def _make(self, size: list[int], discriminator: Discriminator) -> tuple[DiscriminatorReward, BaseAlgorithm]:
         """The envs of a student, and the algorithm that it learns by."""
@@ -204,7 +165,7 @@ class _Gail(_Distillation):
         if not self.snapshots:
             raise KeyboardInterrupt  # there is nothing yet that could be measured
         counter = self._counter(sum(map(len, self.snapshots)))
-        for size, agents in zip(self.students.sizes, self.snapshots, strict=False):  # fewer, where learning was interrupted
+        for size, agents in zip(self.sizes, self.snapshots, strict=False):  # fewer, where learning was interrupted
             episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=counter)
             best = int(np.argmax([found.returns.mean() for found in episodes]))
             self.entries.append(Entry(f"student {size or 'linear'}", "student", agents[best], selection=episodes[best]))

@@ -34,7 +34,10 @@ def distill(
     ] = "dagger",
     int8: Annotated[bool, typer.Option("--int8", help="Measure the students in int8 too.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of students, envs and masters.")] = 0,
-    episodes: Annotated[int, typer.Option("--episodes", "-n", help="Held-out episodes, and as many to select by.")] = 20,
+    episodes: Annotated[
+        int | None,
+        typer.Option("--episodes", "-n", help="Held-out episodes, and as many to select by; 20 by default, more if short."),
+    ] = None,
     env_kwargs: EnvKwargs = "{}",
     vec_normalize: Normalization = None,
 ) -> None:

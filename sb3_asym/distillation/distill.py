@@ -28,10 +28,12 @@ from sb3_asym.export.folder import atomic_folder
 from sb3_asym.quantization.schemes import quantize
 from sb3_asym.versions import versions
 
-WIDTHS = (4, 8, 16, 32, 48, 64, 96, 128)
+WIDTHS = (4, 8, 12, 16, 24, 32, 48, 72, 96, 128)
 """Units of each of the two hidden layers of the students, beside the linear one."""
 SELECTION_SEED, HELD_OUT_SEED, CHANCE_SEED = 1_000_000, 2_000_000, 3_000_000
 N_CHANCE_EPISODES = 5
+EVAL_EPISODES, EVAL_STEPS = (20, 200), 20_000
+"""Fewest and most episodes of an agent; in between, as many as have so many env steps."""
 
 Progress = Callable[[str, float], Any]
 """Function of a stage and the share of it that is done."""
@@ -69,7 +71,7 @@ def distill(
     vec_normalize: VecNormalize | None = None,
     int8: bool = False,
     seed: int = 0,
-    n_eval_episodes: int = 20,
+    n_eval_episodes: int | None = None,
     settings: DistillationSettings | None = None,
     on_progress: Progress = lambda stage, share: None,
 ) -> DistillationReport:
@@ -90,7 +92,8 @@ def distill(
     :param vec_normalize: statistics of the teacher's observations; those of the model's own env by default
     :param int8: whether to measure int8 forms of the students too
     :param seed: seed of students, envs and masters
-    :param n_eval_episodes: episodes of each agent, to select by and as many held-out ones
+    :param n_eval_episodes: episodes of each agent, to select by and as many held-out ones; by default 20, and more where
+        they are short: as many as the teacher makes in 20,000 env steps, up to 200
     :param settings: effort; the default takes a few minutes on two cores
     :param on_progress: called with the stage and the share of it that is done
     :return: the report
@@ -98,94 +101,96 @@ def distill(
         teacher's, or the teacher does no better there than chance
     :raises FileExistsError: if the output folder is not empty
     """
-    check_arguments(keep, budget, n_eval_episodes)
-    settings = settings or DistillationSettings()
-    run = _Distillation(model, env, sizes, loss, vec_normalize, seed, n_eval_episodes, settings, on_progress)
-    if output is None:
-        return run.report(keep, budget, int8, None)
-    with atomic_folder(Path(output)) as folder:
-        return run.report(keep, budget, int8, folder)
+    run = Distillation(
+        model, env, sizes, keep, budget, loss, vec_normalize, int8, seed, n_eval_episodes, settings, on_progress
+    )
+    return run.report(output)
 
 
-def check_arguments(keep: float, budget: float | None, n_eval_episodes: int) -> None:
-    """
-    Refuse arguments of :func:`distill` that are out of range.
+class Distillation:
+    """One run of :func:`distill`, whose arguments it takes. Other methods than DAgger override how students learn."""
 
-    :param keep: share of the teacher's return to keep
-    :param budget: FLOPs per inference, or None
-    :param n_eval_episodes: episodes of each agent
-    :raises ValueError: if one is out of range
-    """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
-    if budget is not None and budget <= 0:
-        raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
-    if n_eval_episodes < 1:
-        raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
-
-
-class _Distillation:
-    """One run of :func:`distill`, whose arguments it takes."""
+    method = "dagger"
 
     def __init__(
         self,
         model: BaseAlgorithm,
         env: str | Callable[[], gym.Env],
-        sizes: Sequence[Sequence[int]] | None,
-        loss: str,
-        vec_normalize: VecNormalize | None,
-        seed: int,
-        n_episodes: int,
-        settings: DistillationSettings,
-        on_progress: Progress,
+        sizes: Sequence[Sequence[int]] | None = None,
+        keep: float = 0.98,
+        budget: float | None = None,
+        loss: str = "robust",
+        vec_normalize: VecNormalize | None = None,
+        int8: bool = False,
+        seed: int = 0,
+        n_eval_episodes: int | None = None,
+        settings: DistillationSettings | None = None,
+        on_progress: Progress = lambda stage, share: None,
     ):
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
+        if budget is not None and budget <= 0:
+            raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
+        if n_eval_episodes is not None and n_eval_episodes < 1:
+            raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
         self.start = time.monotonic()
-        self.model, self.loss, self.seed, self.n_episodes = model, loss, seed, n_episodes
-        self.settings, self.on_progress = settings, on_progress
+        self.model, self.keep, self.budget, self.loss, self.int8, self.seed = model, keep, budget, loss, int8, seed
+        self.settings, self.on_progress = settings or DistillationSettings(), on_progress
         self.env_id = env if isinstance(env, str) else ""
         self.make: Callable[[], gym.Env] = partial(make_env, env) if isinstance(env, str) else env
         self.teacher = Teacher(model, vec_normalize)
-        sizes = _sizes(self.teacher, sizes)
-        th.manual_seed(seed)
-        self.students = Students(self.teacher, sizes, [_n_copies(size) for size in sizes], loss, settings.schedule)
-        self.pool = EnvPool(self.make, settings.n_envs, self.teacher.agent)
+        self.sizes = _sizes(self.teacher, sizes)
+        self._prepare()
+        self.pool = EnvPool(self.make, self.settings.n_envs, self.teacher.agent)
         check_spaces(self.pool.envs[0], model.observation_space, model.action_space)
+        self.n_episodes = n_eval_episodes or 0
         self.observations: list[np.ndarray] = []
         self.entries: list[Entry] = []
 
-    def report(self, keep: float, budget: float | None, int8: bool, folder: Path | None) -> DistillationReport:
-        """Learn, compare, choose, and save what was found."""
-        self._check_that_the_teacher_beats_chance()
+    def report(self, output: str | Path | None) -> DistillationReport:
+        """
+        Learn, compare, choose, and save what was found.
+
+        :param output: folder for the report, its picture and the agents, or None
+        :return: the report
+        """
+        if output is None:
+            return self._report(None)
+        with atomic_folder(Path(output)) as folder:
+            return self._report(folder)
+
+    def _report(self, folder: Path | None) -> DistillationReport:
+        self._compare_the_teacher_with_chance()
         try:
             self._learn()
         except KeyboardInterrupt:
             self.on_progress("stopped early", 1.0)
         self._enter_students()
         self.entries.append(Entry("teacher", "teacher", self.teacher.agent))
-        if int8:
+        if self.int8:
             self._enter_int8()
         if self.settings.n_switching_steps > 0 and not self.teacher.is_discrete:
             self._run("selection")
             steps, seed = self.settings.n_switching_steps, self.seed
-            add_switching_agents(self.entries, self.model, self.make, keep, steps, seed, self.on_progress)
+            add_switching_agents(self.entries, self.model, self.make, self.keep, steps, seed, self.on_progress)
             self._run("selection")
             add_random_switching(self.entries, seed)
         self._run("selection")
         self._run("held_out")
         self.pool.close()
         found = candidates(self.entries)
-        best, reason = choose(found, keep, budget)
+        best, reason = choose(found, self.keep, self.budget)
         if folder is not None:
             found = self._save(found, best, folder)
         report = DistillationReport(
             env=self.env_id,
-            method="dagger",
-            loss="cross-entropy" if self.teacher.is_discrete else self.loss,
+            method=self.method,
+            loss=self._loss_name(),
             candidates=tuple(found),
             chosen="" if best is None else best.name,
             reason=reason,
             verdict=verdict(found),
-            n_env_steps=sum(map(len, self.observations)),
+            n_env_steps=self._n_env_steps(),
             n_episodes=self.n_episodes,
             seconds=time.monotonic() - self.start,
             seed=self.seed,
@@ -194,12 +199,32 @@ class _Distillation:
         if folder is not None:
             report.write(folder)
             if find_spec("matplotlib") is not None:
-                draw_report(report, None if budget is not None else keep, folder / "front.png")
+                draw_report(report, None if self.budget is not None else self.keep, folder / "front.png")
         return report
 
-    def _check_that_the_teacher_beats_chance(self) -> None:
-        """A teacher whose statistics are missing, or from another env, acts no better than chance."""
-        teacher = run_episodes(self.pool, [self.teacher.agent], N_CHANCE_EPISODES, CHANCE_SEED)[0].returns
+    def _prepare(self) -> None:
+        """What learning needs, and what can be wrong with it, before anything is run."""
+        th.manual_seed(self.seed)
+        n_copies = [_n_copies(size) for size in self.sizes]
+        self.students = Students(self.teacher, self.sizes, n_copies, self.loss, self.settings.schedule)
+
+    def _loss_name(self) -> str:
+        return "cross-entropy" if self.teacher.is_discrete else self.loss
+
+    def _n_env_steps(self) -> int:
+        """Env steps from which the students learned."""
+        return sum(map(len, self.observations))
+
+    def _compare_the_teacher_with_chance(self) -> None:
+        """
+        A teacher whose statistics are missing, or from another env, acts no better than chance. How long its episodes are, and
+        whether chance ends them earlier, is noted.
+        """
+        teacher = run_episodes(self.pool, [self.teacher.agent], N_CHANCE_EPISODES, CHANCE_SEED)[0]
+        self.teacher_steps, self.chance_steps = int(teacher.option_steps.sum()), 0
+        if not self.n_episodes:
+            fewest, most = EVAL_EPISODES
+            self.n_episodes = min(max(EVAL_STEPS * N_CHANCE_EPISODES // self.teacher_steps, fewest), most)
         space = self.model.action_space
         space.seed(self.seed)
         chance = np.zeros(N_CHANCE_EPISODES)
@@ -209,9 +234,10 @@ class _Distillation:
             while not done:
                 reward, done = self.pool.step(0, np.ravel(space.sample()))
                 chance[episode] += reward
-        if teacher.mean() <= chance.mean():
+                self.chance_steps += 1
+        if teacher.returns.mean() <= chance.mean():
             raise ValueError(
-                f"The teacher returns {teacher.mean():.1f} here, no more than random actions ({chance.mean():.1f}): "
+                f"The teacher returns {teacher.returns.mean():.1f} here, no more than random actions ({chance.mean():.1f}): "
                 "was it trained in another env, or on normalized observations whose statistics are missing?"
             )
 

@@ -63,12 +63,14 @@ def candidates(entries: list[Entry]) -> list[Candidate]:
     :return: the candidates, with the Pareto front of those that are no baselines
     """
     found = []
-    (teacher,) = (entry.held_out for entry in entries if entry.kind == "teacher")
-    assert teacher is not None
+    (teacher,) = (entry for entry in entries if entry.kind == "teacher")
+    assert teacher.selection is not None
+    assert teacher.held_out is not None
     for entry in entries:
         assert entry.selection is not None
         assert entry.held_out is not None
         reward = float(entry.held_out.returns.mean())
+        differences = entry.selection.returns - teacher.selection.returns
         use = entry.held_out.option_steps / entry.held_out.option_steps.sum()
         found.append(
             Candidate(
@@ -80,8 +82,9 @@ def candidates(entries: list[Entry]) -> list[Candidate]:
                 selection_reward=float(entry.selection.returns.mean()),
                 mean_reward=reward,
                 std_reward=float(entry.held_out.returns.std()),
-                kept=kept_share(reward, float(teacher.returns.mean())),
+                kept=kept_share(reward, float(teacher.held_out.returns.mean())),
                 use_of_largest=float(use[-1]),
+                selection_error=float(differences.std() / np.sqrt(len(differences))),
             )
         )
     return _with_front(sorted(found, key=lambda candidate: candidate.flops_per_inference))

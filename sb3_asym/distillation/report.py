@@ -29,6 +29,7 @@ class Candidate:
     :param use_of_largest: share of env steps in which the most expensive sub-policy acts
     :param on_front: whether no other agent returns more at no greater cost, random switching left out
     :param file: file of the agent in the output folder, or ""
+    :param selection_error: standard error of the mean difference to the teacher's returns in the same selection episodes
     """
 
     name: str
@@ -43,6 +44,7 @@ class Candidate:
     use_of_largest: float = 1.0
     on_front: bool = False
     file: str = ""
+    selection_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,18 @@ def kept_share(reward: float, teacher_reward: float) -> float:
     :return: the share; above 1 where the agent returns more
     """
     return 1 - (teacher_reward - reward) / max(abs(teacher_reward), 1e-9)
+
+
+def surely_kept(candidate: Candidate, teacher: Candidate) -> float:
+    """
+    Share of the return that an agent keeps over the selection episodes, less one standard error: of many agents that do about
+    as well, the one that happens to look best is not the best.
+
+    :param candidate: the agent
+    :param teacher: the teacher
+    :return: the share
+    """
+    return kept_share(candidate.selection_reward - candidate.selection_error, teacher.selection_reward)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -27,7 +27,7 @@ def test_students_learn_from_the_teachers_own_episodes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Students, "learn", noting)
     report = behavioural_cloning(
-        teacher, Steer, [[8]], 0.8, output=tmp_path / "bc", seed=3, n_eval_episodes=10, settings=SETTINGS
+        teacher, Steer, [[8]], keep=0.8, output=tmp_path / "bc", seed=3, n_eval_episodes=10, settings=SETTINGS
     )
     pool = EnvPool(Steer, 4, Teacher(teacher).agent)
     for env in range(4):

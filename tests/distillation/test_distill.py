@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -286,7 +287,9 @@ CANDIDATES = [
 def test_the_cheapest_that_keeps_the_return_over_the_selection_episodes():
     best, reason = choose(CANDIDATES, 0.98, None)
     assert best.name == "b"
-    assert "98.5% over the selection episodes, 97.0% over the held-out ones" in reason
+    assert "at least 98.5% over the selection episodes, within one standard error; 97.0% over the held-out ones" in reason
+    unsure = [replace(c, selection_error=2.0) if c.name == "b" else c for c in CANDIDATES]
+    assert choose(unsure, 0.98, None)[0].name == "c"
     assert choose(CANDIDATES, 0.995, None)[0] is None
     assert "closest, c, keeps 99.0%" in choose(CANDIDATES, 0.995, None)[1]
 
@@ -306,6 +309,8 @@ def test_whether_switching_is_worth_it_is_said():
     assert verdict(chance).startswith("Switching is not worth it here")
     below = [*CANDIDATES, candidate("s", "switching", 1500, 99.0)]
     assert verdict(below).startswith("Switching is not worth it here")
+    lucky = [*above, candidate("l", "switching", 500, 99.9, selection=98.0)]
+    assert verdict(lucky) == verdict(above)
 
 
 def test_negative_returns_keep_their_share_of_the_size():
