@@ -15,9 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch as th
+from distillation_tables import chosen_student
 from tqdm import tqdm
 
-from distillation_tables import cheapest, of_kind
 from sb3_asym.baselines import behavioural_cloning, gail
 from sb3_asym.deployment import load_model, load_statistics
 from sb3_asym.distillation import distill
@@ -38,9 +38,9 @@ def run(path: Path, seed: int, method: str, sizes: list[list[int]] | None) -> di
 
 
 def sizes_to_compare(results: list[dict], name: str, seed: int) -> list[list[int]]:
-    """The student that DAgger chose; where it chose none, its largest."""
+    """The student that DAgger chose with the same seed."""
     (found,) = (r for r in results if (r["agent"], r["seed"], r["method"]) == (name, seed, "dagger"))
-    return [(cheapest(found, 0.98)[0] or of_kind(found, "student")[-1])["hidden"][0]]
+    return [chosen_student(found)["hidden"][0]]
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def distillation_table(results: list[dict[str, Any]]) -> str:
                 continue
             flops, shares = [s["flops_per_inference"] for s in students], [share for _, share in found]
             kept = [student["kept"] for student in students]
-            cells += [f"{np.median(flops):,.0f}", f"{np.median(shares):.2%}", f"{np.mean(kept):.1%}, least {min(kept):.1%}"]
+            cells += [f"{np.median(flops):,.0f}", f"{np.median(shares):.2%}", mean_and_least(kept)]
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         lines.append(f"| {' | '.join([*cells, f'{minutes:.1f}'])} |")
     versions = results[0]["versions"]
@@ -83,6 +83,61 @@ def switching_table(results: list[dict[str, Any]]) -> str:
             cells = [name.replace("_", " "), str(len(found)), f"{np.mean(found):+.1%}", f"{min(found):+.1%}", str(above)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def chosen_student(run: dict[str, Any]) -> dict[str, Any]:
+    """The cheapest student that surely keeps 98 %; where there is none, the largest."""
+    return cheapest(run, 0.98)[0] or of_kind(run, "student")[-1]
+
+
+def mean_and_least(kept: list[float]) -> str:
+    """Mean and least, over the seeds."""
+    return f"{np.mean(kept):.1%}, least {min(kept):.1%}" if kept else ""
+
+
+def methods_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: the baselines at the same sizes, seeds and env steps."""
+    lines = ["| teacher | DAgger, of those seeds | behavioural cloning | seeds | DAgger, of those seeds | GAIL | seeds |"]
+    lines.append("|" + "---|" * 7)
+    for name, runs in by_agent(results, "dagger").items():
+        by_seed = {run["seed"]: run for run in runs}
+        cells = [name.replace("_", " ")]
+        for method in ("bc", "gail"):
+            others = by_agent(results, method).get(name, [])
+            kept = [chosen_student(by_seed[run["seed"]])["kept"] for run in others]
+            cells += [
+                mean_and_least(kept),
+                mean_and_least([of_kind(run, "student")[0]["kept"] for run in others]),
+                str(len(others)),
+            ]
+        if any(cells[1:3] + cells[4:6]):
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def int8_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: the chosen students in fp32 and in int8, with their bytes."""
+    lines = ["| teacher | fp32: bytes | kept | int8: bytes | kept |", "|---|---|---|---|---|"]
+    for name, runs in by_agent(results, "dagger").items():
+        pairs = []
+        for run in runs:
+            student = chosen_student(run)
+            pairs += [(student, other) for other in of_kind(run, "int8") if other["name"] == f"{student['name']}, int8"]
+        if pairs:
+            cells = [name.replace("_", " ")]
+            for forms in zip(*pairs, strict=True):
+                cells += [
+                    f"{np.median([form['n_bytes'] for form in forms]):,.0f}",
+                    mean_and_least([form["kept"] for form in forms]),
+                ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def distillation_tables(results: list[dict[str, Any]]) -> dict[str, str]:
+    """All tables, by their marks in the docs."""
+    tables = {"": distillation_table, ", methods": methods_table, ", int8": int8_table, ", switching": switching_table}
+    return {f"distillation{mark}": table(results) for mark, table in tables.items()}
 
 
 def distillation_picture(results: list[dict[str, Any]], path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distillation_tables import distillation_picture, distillation_table, switching_table
+from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 
 from sb3_asym.evaluation.plotting import learning_curves
@@ -374,7 +374,7 @@ def main() -> None:
     if (RESULTS / "distillation.json").exists():
         runs = json.loads((RESULTS / "distillation.json").read_text())
         distillation_picture(runs, RESULTS / "distillation.png")
-        tables |= {"distillation": distillation_table(runs), "distillation, switching": switching_table(runs)}
+        tables |= distillation_tables(runs)
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

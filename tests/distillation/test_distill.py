@@ -226,6 +226,14 @@ def test_ctrl_c_keeps_what_was_learned(teacher):
     assert {candidate.kind for candidate in report.candidates} == {"student", "teacher"}
 
 
+def test_short_episodes_are_measured_more_often(teacher):
+    """As many as the teacher makes in 20,000 steps: Steer makes 20 in an episode, so 200 are the most."""
+    settings = replace(TINY, schedule=Schedule(n_updates=30))
+    report = distill(teacher, Steer, sizes=[[2]], settings=settings)
+    assert report.n_episodes == 200
+    assert distill(teacher, Steer, sizes=[[2]], settings=settings, n_eval_episodes=3).n_episodes == 3
+
+
 # --- agents that switch ---
 
 
