@@ -48,6 +48,7 @@ class DistillationSettings:
     :param student_share: shares of the stretches in which students act, in the second and in the last round
     :param schedule: length and speed of learning, over all rounds
     :param n_switching_steps: env steps from which masters learn; 0 for no agents that switch
+    :param n_cotraining_updates: gradient steps in which the smaller student learns on where a master lets it act; 0 for none
     """
 
     n_rounds: int = 10
@@ -56,6 +57,7 @@ class DistillationSettings:
     student_share: tuple[float, float] = (0.5, 0.85)
     schedule: Schedule = field(default_factory=Schedule)
     n_switching_steps: int = 12_000
+    n_cotraining_updates: int = 0
 
 
 def distill(
@@ -166,8 +168,8 @@ class _Distillation:
             self._enter_int8()
         if self.settings.n_switching_steps > 0 and not self.teacher.is_discrete:
             self._run("selection")
-            steps, seed = self.settings.n_switching_steps, self.seed
-            add_switching_agents(self.entries, self.model, self.make, keep, steps, seed, self.on_progress)
+            steps, updates, seed = self.settings.n_switching_steps, self.settings.n_cotraining_updates, self.seed
+            add_switching_agents(self.entries, self.teacher, self.make, keep, steps, updates, seed, self.on_progress)
             self._run("selection")
             add_random_switching(self.entries, seed)
         self._run("selection")

@@ -182,6 +182,21 @@ class Students:
             output="argmax" if self.teacher.is_discrete else "unscale",
         )
 
+    def start_from(self, member: int, agent: DeployableAgent) -> None:
+        """
+        Let a student go on from given weights, the inverse of :meth:`agent`.
+
+        :param member: index of the student, which has seen states but has not learned yet
+        :param agent: deployable form of the same size
+        """
+        index, copy = self.members[member]
+        with th.no_grad():
+            layers = self.networks.layers(self.networks.flat)[index]
+            for place, (layer, (weight, bias)) in enumerate(zip(agent.sub_policies[0].layers, layers, strict=True)):
+                first = place == 0
+                bias[copy] = th.as_tensor(layer.bias + layer.weight @ self._mean if first else layer.bias)
+                weight[copy] = th.as_tensor(layer.weight * self._spread if first else layer.weight)
+
     def _standardized(self, observations: np.ndarray) -> np.ndarray:
         return ((observations - self._mean) / self._spread).astype(np.float32)
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym import AsymSAC
-from sb3_asym.deployment import deployable, load_model
+from sb3_asym.deployment import deployable
 from sb3_asym.distillation import DistillationSettings, distill
 from sb3_asym.distillation.choice import choose, verdict
 from sb3_asym.distillation.report import Candidate, front, kept_share
@@ -239,31 +239,6 @@ def test_frozen_actors_and_a_master_that_knows_which_is_needed(outcome):
     for candidate in switching:
         if candidate.file:
             assert AsymSAC.load(folder / candidate.file).option_length == 4
-
-
-def test_the_master_learns_where_the_small_actor_fails(tmp_path):
-    """A small actor that does nothing, and the teacher: with a low λ the teacher acts, with a high one the small actor."""
-    from sb3_asym.distillation.switching import fit_master, switching_agent
-
-    teacher = steering_teacher()
-    distilled = Teacher(teacher)
-    th.manual_seed(0)
-    idle = Students(distilled, [[2]], [1], "mse", Schedule())
-    idle.learn(np.linspace(-3, 3, 50, dtype=np.float32).reshape(-1, 1), np.zeros((50, 1), dtype=np.float32), 0)
-    idle.networks.flat.zero_()
-    agents = [idle.agent(0), distilled.agent]
-    agent = switching_agent(agents, ["small", "teacher"], teacher, Steer, 0)
-    agent.learn(1500)
-    use = {}
-    for cost_coef in (0.0, 100.0):
-        fit_master(agent, cost_coef, 0, n_updates=1500)
-        pool = EnvPool(Steer, 4, distilled.agent)
-        steps = run_episodes(pool, [deployable(agent)], 8, 0)[0].option_steps
-        use[cost_coef] = steps[1] / steps.sum()
-    assert use[0.0] > 0.5
-    assert use[100.0] < 0.2
-    agent.save(tmp_path / "switching")
-    assert load_model(tmp_path / "switching").option_names == ("small", "teacher")
 
 
 # --- choice ---
