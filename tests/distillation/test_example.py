@@ -27,4 +27,4 @@ def test_a_given_agent_is_distilled_and_the_chosen_one_exported(tmp_path):
     assert report["reason"] in text
     assert report["chosen"]
     assert "action error: 0 mean" in text
-    assert (tmp_path / "out" / "robot" / "policy.c").exists()
+    assert (tmp_path / "out" / "robot" / "asym_policy.c").exists()
