@@ -14,7 +14,6 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable
 from sb3_asym.distillation import DistillationSettings, distill
 from sb3_asym.distillation.choice import choose, verdict
@@ -223,22 +222,6 @@ def test_ctrl_c_keeps_what_was_learned(teacher):
 
     report = distill(teacher, Steer, sizes=[[4]], n_eval_episodes=2, settings=TINY, on_progress=interrupt)
     assert {candidate.kind for candidate in report.candidates} == {"student", "teacher"}
-
-
-# --- agents that switch ---
-
-
-def test_frozen_actors_and_a_master_that_knows_which_is_needed(outcome):
-    report, folder, _ = outcome
-    switching = [candidate for candidate in report.candidates if candidate.kind == "switching"]
-    random = [candidate for candidate in report.candidates if candidate.kind == "random switching"]
-    if not switching:
-        pytest.skip("the cheapest student keeps the return already")
-    assert len(random) == len(switching)
-    assert report.verdict
-    for candidate in switching:
-        if candidate.file:
-            assert AsymSAC.load(folder / candidate.file).option_length == 4
 
 
 # --- choice ---

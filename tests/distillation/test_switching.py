@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from baseline_cases import Steer, steering_teacher
+from command_line import run
 from export_cases import DICT, RandomEnv, normalized, plain
 from stable_baselines3 import A2C, PPO, SAC, TD3
 
@@ -274,3 +275,10 @@ def test_a_teacher_that_is_not_squashed_has_agents_that_switch(tmp_path, monkeyp
     for candidate in found:
         if candidate.file:
             assert AsymSAC.load(tmp_path / "out" / candidate.file).option_length == 4
+
+
+def test_co_training_needs_agents_that_switch(tmp_path):
+    done = run("distill", tmp_path / "agent", "--env", "Pendulum-v1", "--method", "bc", "--cotrain", "-o", tmp_path / "out")
+    message = "sb3-asym: --cotrain goes with --method dagger, got bc: no agents switch there.\n"
+    assert (done.returncode, done.stderr) == (2, message)
+    assert not list(tmp_path.iterdir())
