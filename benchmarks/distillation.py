@@ -33,7 +33,14 @@ def run(path: Path, seed: int, method: str, sizes: list[list[int]] | None) -> di
     statistics = find_vec_normalize(path)
     vec_normalize = None if statistics is None else load_statistics(model, statistics)
     learn = {"dagger": distill, "bc": behavioural_cloning, "gail": gail}[method]
-    report = learn(model, path.stem.partition("_")[2], sizes=sizes, vec_normalize=vec_normalize, int8=sizes is None, seed=seed)
+    report = learn(
+        model,
+        path.stem.partition("_")[2],
+        sizes=sizes,
+        vec_normalize=vec_normalize,
+        int8=sizes is None and seed == 0,
+        seed=seed,
+    )
     return {"agent": path.stem, **report.to_dict()}
 
 

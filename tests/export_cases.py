@@ -132,6 +132,6 @@ def made(case, n_steps=200):
 
 def command(*arguments, **kwargs):
     """Runs a program that must succeed; gives what it printed."""
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=120, **kwargs)
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, timeout=300, **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

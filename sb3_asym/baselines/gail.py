@@ -23,6 +23,7 @@ from sb3_asym.distillation import DistillationReport, DistillationSettings
 from sb3_asym.distillation.distill import SELECTION_SEED, Distillation, Progress
 from sb3_asym.distillation.entries import Entry
 from sb3_asym.distillation.rollouts import collect, run_episodes
+from sb3_asym.distillation.switching import fold_normalization
 from sb3_asym.distillation.teacher import Teacher
 
 MAX_ROLLOUT = 1_000
@@ -152,12 +153,13 @@ class _Gail(Distillation):
         agent = deployable(model)
         normalization, (network,) = agent.normalization, agent.sub_policies
         assert normalization is not None
-        first = network.layers[0]
-        weight = first.weight * normalization.gain
-        first = replace(first, weight=weight, bias=first.bias - weight @ normalization.mean)
-        network = replace(network, layers=(first, *network.layers[1:]))
+        sub_policies = (fold_normalization(network, normalization),)
         return replace(
-            self.teacher.agent, algorithm=agent.algorithm, sub_policies=(network,), normalization=None, output=agent.output
+            self.teacher.agent,
+            algorithm=agent.algorithm,
+            sub_policies=sub_policies,
+            normalization=None,
+            output=agent.output,
         )
 
     def _enter_students(self) -> None:

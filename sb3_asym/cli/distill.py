@@ -10,8 +10,11 @@ from tqdm import tqdm
 from sb3_asym.baselines import behavioural_cloning, gail
 from sb3_asym.cli.common import Env, EnvKwargs, Normalization, find_and_load_statistics, parse_env_kwargs
 from sb3_asym.deployment import load_model
+from sb3_asym.distillation import DistillationSettings
 from sb3_asym.distillation import distill as distill_agent
 from sb3_asym.envs import env_file_name, make_env
+
+N_COTRAINING_UPDATES = 4_000
 
 
 def distill(
@@ -33,6 +36,10 @@ def distill(
         Literal["dagger", "bc", "gail"], typer.Option(help="dagger; or a baseline: behavioural cloning, or GAIL.")
     ] = "dagger",
     int8: Annotated[bool, typer.Option("--int8", help="Measure the students in int8 too.")] = False,
+    cotrain: Annotated[
+        bool,
+        typer.Option("--cotrain", help="Where agents switch, the smaller student learns on where the master lets it act."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of students, envs and masters.")] = 0,
     episodes: Annotated[
         int | None,
@@ -42,6 +49,8 @@ def distill(
     vec_normalize: Normalization = None,
 ) -> None:
     """Distill a trained agent into the cheapest one that keeps its return."""
+    if cotrain and method != "dagger":
+        raise ValueError(f"--cotrain goes with --method dagger, got {method}: no agents switch there.")
     teacher = load_model(model)
     kwargs = parse_env_kwargs(env_kwargs)
     folder = output or Path("outputs") / "distill" / env_file_name(env)
@@ -59,6 +68,7 @@ def distill(
             int8=int8,
             seed=seed,
             n_eval_episodes=episodes,
+            settings=DistillationSettings(n_cotraining_updates=N_COTRAINING_UPDATES if cotrain else 0),
             on_progress=bar,
             **losses,
         )

@@ -1,7 +1,8 @@
 """From a trained agent to the cheapest one that keeps its return."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -50,6 +51,7 @@ class DistillationSettings:
     :param student_share: shares of the stretches in which students act, in the second and in the last round
     :param schedule: length and speed of learning, over all rounds
     :param n_switching_steps: env steps from which masters learn; 0 for no agents that switch
+    :param n_cotraining_updates: gradient steps in which the smaller student learns on where a master lets it act; 0 for none
     """
 
     n_rounds: int = 10
@@ -58,6 +60,7 @@ class DistillationSettings:
     student_share: tuple[float, float] = (0.5, 0.85)
     schedule: Schedule = field(default_factory=Schedule)
     n_switching_steps: int = 12_000
+    n_cotraining_updates: int = 0
 
 
 def distill(
@@ -79,7 +82,7 @@ def distill(
     Distill a trained agent into students of a ladder of sizes, and into agents that switch between them.
 
     Students learn from the teacher's actions in the states that they get into themselves (DAgger, Ross et al. 2011, arXiv
-    1011.0686). Ctrl-C ends learning early; what was learned until then is measured.
+    1011.0686). Ctrl-C ends learning, or learning to switch, early; what was learned until then is measured.
 
     :param model: the teacher: SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN
     :param env: Gymnasium id, or function that makes an env, with observations as they are: not normalized
@@ -161,18 +164,17 @@ class Distillation:
 
     def _report(self, folder: Path | None) -> DistillationReport:
         self._compare_the_teacher_with_chance()
-        try:
+        with self._keeping_what_is_done():
             self._learn()
-        except KeyboardInterrupt:
-            self.on_progress("stopped early", 1.0)
         self._enter_students()
         self.entries.append(Entry("teacher", "teacher", self.teacher.agent))
         if self.int8:
             self._enter_int8()
         if self.settings.n_switching_steps > 0 and not self.teacher.is_discrete:
             self._run("selection")
-            steps, seed = self.settings.n_switching_steps, self.seed
-            add_switching_agents(self.entries, self.model, self.make, self.keep, steps, seed, self.on_progress)
+            steps, updates, seed = self.settings.n_switching_steps, self.settings.n_cotraining_updates, self.seed
+            with self._keeping_what_is_done():
+                add_switching_agents(self.entries, self.teacher, self.make, self.keep, steps, updates, seed, self.on_progress)
             self._run("selection")
             add_random_switching(self.entries, seed)
         self._run("selection")
@@ -201,6 +203,14 @@ class Distillation:
             if find_spec("matplotlib") is not None:
                 draw_report(report, None if self.budget is not None else self.keep, folder / "front.png")
         return report
+
+    @contextmanager
+    def _keeping_what_is_done(self) -> Iterator[None]:
+        """Ctrl-C ends what runs within; what was done until then is measured."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.on_progress("stopped early", 1.0)
 
     def _prepare(self) -> None:
         """What learning needs, and what can be wrong with it, before anything is run."""
@@ -253,7 +263,8 @@ class Distillation:
             agents = [] if number == 0 else self.students.draw(settings.n_envs, rng)
             states, targets = collect(self.pool, self.teacher, agents, share, settings.n_steps, rng)
             self.observations.append(states)
-            self.students.learn(states, targets, per_round, self._on_update)
+            self.students.observe(states, targets)
+            self.students.learn(per_round, self._on_update)
 
     def _on_update(self) -> None:
         if self.students.n_updates % 100 == 0:

@@ -105,25 +105,29 @@ class Students:
         widths = [[self.teacher.agent.obs_dim, *self.sizes[i], self.teacher.n_outputs] for i, _ in self.members]
         return [network_flops(sizes) for sizes in widths]
 
-    def learn(
-        self, observations: np.ndarray, targets: np.ndarray, n_updates: int, on_update: Callable[[], Any] = lambda: None
-    ) -> None:
+    def observe(self, observations: np.ndarray, targets: np.ndarray) -> None:
         """
-        Learn from all states so far.
+        Remember states to learn from.
 
-        :param observations: new states ``(n, obs_dim)`` float32, as the env gives them
+        :param observations: ``(n, obs_dim)`` float32, as the env gives them; the first ones standardize the inputs
         :param targets: the teacher's targets there
-        :param n_updates: gradient steps
-        :param on_update: called after each
         """
-        if not self._observations:  # inputs are standardized by the first states
+        if not self._observations:
             self._mean, self._spread = observations.mean(0), observations.std(0)
             self._spread[self._spread < SMALLEST_SPREAD] = 1.0
         self._observations.append(th.as_tensor(self._standardized(observations)))
         self._targets.append(th.as_tensor(targets))
+        if self.critic is not None and len(self._observations) == 1:
+            self._q_scale = self._spread_of_q(self._observations[0], self._targets[0])
+
+    def learn(self, n_updates: int, on_update: Callable[[], Any] = lambda: None) -> None:
+        """
+        Learn from all states so far.
+
+        :param n_updates: gradient steps
+        :param on_update: called after each
+        """
         states, wanted = th.cat(self._observations), th.cat(self._targets)
-        if self.critic is not None and self.n_updates == 0:
-            self._q_scale = self._spread_of_q(states, wanted)
         for _ in range(n_updates):
             rows = th.randint(len(states), (self.schedule.batch_size,))
             learning_rate = th.tensor(self.schedule.at(self.n_updates))
@@ -181,6 +185,21 @@ class Students:
             normalization=None,
             output="argmax" if self.teacher.is_discrete else "unscale",
         )
+
+    def start_from(self, member: int, agent: DeployableAgent) -> None:
+        """
+        Let a student go on from given weights, the inverse of :meth:`agent`.
+
+        :param member: index of the student, which has seen states but has not learned yet
+        :param agent: deployable form of the same size
+        """
+        index, copy = self.members[member]
+        with th.no_grad():
+            layers = self.networks.layers(self.networks.flat)[index]
+            for place, (layer, (weight, bias)) in enumerate(zip(agent.sub_policies[0].layers, layers, strict=True)):
+                first = place == 0
+                bias[copy] = th.as_tensor(layer.bias + layer.weight @ self._mean if first else layer.bias)
+                weight[copy] = th.as_tensor(layer.weight * self._spread if first else layer.weight)
 
     def _standardized(self, observations: np.ndarray) -> np.ndarray:
         return ((observations - self._mean) / self._spread).astype(np.float32)

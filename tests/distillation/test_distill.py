@@ -15,8 +15,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym import AsymSAC
-from sb3_asym.deployment import deployable, load_model
+from sb3_asym.deployment import deployable
 from sb3_asym.distillation import DistillationSettings, distill
 from sb3_asym.distillation.choice import choose, verdict
 from sb3_asym.distillation.report import Candidate, front, kept_share
@@ -123,10 +122,10 @@ def test_every_kind_of_teacher(kind):
     targets = teacher.targets(states)
     th.manual_seed(0)
     students = Students(teacher, [[], [6, 6]], [1, 2], "mse", Schedule(n_updates=900))
-    students.learn(states, targets, 1)
+    students.observe(states, targets)
+    students.learn(1)
     before = students.losses.clone()
-    for _ in range(2):
-        students.learn(states[:1], targets[:1], 400)
+    students.learn(800)
     assert (students.losses < 0.8 * before).all()
     for member in range(3):
         agent = students.agent(member)
@@ -143,9 +142,10 @@ def test_every_loss(teacher, loss):
     distilled = Teacher(teacher)
     th.manual_seed(0)
     students = Students(distilled, [[4], [8]], [2, 1], loss, Schedule(n_updates=300))
-    students.learn(states, distilled.targets(states), 1)
+    students.observe(states, distilled.targets(states))
+    students.learn(1)
     before = students.losses.clone()
-    students.learn(states[:1], distilled.targets(states[:1]), 299)
+    students.learn(299)
     assert students.losses.shape == (3,)
     assert (students.losses < before).all()
 
@@ -163,7 +163,8 @@ def test_each_copy_learns_as_it_would_alone(teacher):
     parameters = [part[copy].clone().requires_grad_() for layer in layers for part in layer]
     optimizer = th.optim.Adam(parameters, lr=schedule.learning_rate)
     th.manual_seed(1)
-    students.learn(states, targets, 50)
+    students.observe(states, targets)
+    students.learn(50)
     th.manual_seed(1)
     inputs = th.as_tensor((states - states.mean(0)) / states.std(0))
     for update in range(50):
@@ -232,47 +233,6 @@ def test_short_episodes_are_measured_more_often(teacher):
     report = distill(teacher, Steer, sizes=[[2]], settings=settings)
     assert report.n_episodes == 200
     assert distill(teacher, Steer, sizes=[[2]], settings=settings, n_eval_episodes=3).n_episodes == 3
-
-
-# --- agents that switch ---
-
-
-def test_frozen_actors_and_a_master_that_knows_which_is_needed(outcome):
-    report, folder, _ = outcome
-    switching = [candidate for candidate in report.candidates if candidate.kind == "switching"]
-    random = [candidate for candidate in report.candidates if candidate.kind == "random switching"]
-    if not switching:
-        pytest.skip("the cheapest student keeps the return already")
-    assert len(random) == len(switching)
-    assert report.verdict
-    for candidate in switching:
-        if candidate.file:
-            assert AsymSAC.load(folder / candidate.file).option_length == 4
-
-
-def test_the_master_learns_where_the_small_actor_fails(tmp_path):
-    """A small actor that does nothing, and the teacher: with a low λ the teacher acts, with a high one the small actor."""
-    from sb3_asym.distillation.switching import fit_master, switching_agent
-
-    teacher = steering_teacher()
-    distilled = Teacher(teacher)
-    th.manual_seed(0)
-    idle = Students(distilled, [[2]], [1], "mse", Schedule())
-    idle.learn(np.linspace(-3, 3, 50, dtype=np.float32).reshape(-1, 1), np.zeros((50, 1), dtype=np.float32), 0)
-    idle.networks.flat.zero_()
-    agents = [idle.agent(0), distilled.agent]
-    agent = switching_agent(agents, ["small", "teacher"], teacher, Steer, 0)
-    agent.learn(1500)
-    use = {}
-    for cost_coef in (0.0, 100.0):
-        fit_master(agent, cost_coef, 0, n_updates=1500)
-        pool = EnvPool(Steer, 4, distilled.agent)
-        steps = run_episodes(pool, [deployable(agent)], 8, 0)[0].option_steps
-        use[cost_coef] = steps[1] / steps.sum()
-    assert use[0.0] > 0.5
-    assert use[100.0] < 0.2
-    agent.save(tmp_path / "switching")
-    assert load_model(tmp_path / "switching").option_names == ("small", "teacher")
 
 
 # --- choice ---
