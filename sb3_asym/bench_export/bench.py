@@ -29,7 +29,7 @@ from sb3_asym.export.folder import read_export
 from sb3_asym.export.format import Format
 from sb3_asym.export.report import errors
 from sb3_asym.policies import AsymSACPolicy
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.quantization.ptq import quantize
 from sb3_asym.versions import versions
 
 AGENT = "agent"

@@ -25,7 +25,7 @@ from sb3_asym.distillation.teacher import Teacher, network_flops
 from sb3_asym.distillation.to_sb3 import to_sb3
 from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.export.folder import atomic_folder
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.quantization.ptq import quantize
 from sb3_asym.versions import versions
 
 WIDTHS = (4, 8, 16, 32, 48, 64, 96, 128)

@@ -23,7 +23,8 @@ from sb3_asym.export.c_runner import CFormat
 from sb3_asym.export.folder import atomic_folder, write_manifest
 from sb3_asym.export.format import Format
 from sb3_asym.export.report import ExportReport, count_failures, errors
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import parse_precision
 from sb3_asym.versions import versions
 
 N_SELFTEST_STEPS = 200

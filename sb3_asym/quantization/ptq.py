@@ -1,0 +1,58 @@
+"""Post-training quantization of agents."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from sb3_asym.deployment.agent import DeployableAgent, Network
+from sb3_asym.quantization.layers import half, quantize_layer
+from sb3_asym.quantization.schemes import Scheme
+
+
+def quantize(
+    agent: DeployableAgent, schemes: Mapping[str, str | Scheme] | str | Scheme, observations: np.ndarray | None = None
+) -> DeployableAgent:
+    """
+    Convert the networks of an agent to other precisions.
+
+    :param agent: agent in fp32
+    :param schemes: scheme of all networks, or by network; as text too, see :class:`Scheme`
+    :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which quantized activations take their ranges;
+        None without quantized activations
+    :return: agent in these precisions: exactly as it is exported in fp16 and int8, simulated in float32 in other schemes
+    :raises ValueError: if there is no such scheme, activations have no observations, or a weight is too large for fp16
+    """
+    names = [network.name for network in agent.networks]
+    given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(names, schemes)
+    parsed = {name: Scheme.parse(given[name]) for name in names}
+    for scheme in parsed.values():
+        if scheme.activation_bits is not None and (observations is None or len(observations) == 0):
+            raise ValueError(f"{scheme} needs observations of rollouts to calibrate: name the env.")
+
+    def convert(network: Network) -> Network:
+        return _quantize_network(network, parsed[network.name], agent, observations)
+
+    master = None if agent.master is None else convert(agent.master)
+    return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies)), master=master)
+
+
+def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, observations: np.ndarray | None) -> Network:
+    if scheme.name == "fp32":
+        return network
+    if scheme.is_float:
+        layers = [
+            replace(layer, weight=half(layer.weight, network.name), bias=half(layer.bias, network.name))
+            for layer in network.layers
+        ]
+        return replace(network, layers=tuple(layers))
+    if scheme.activation_bits is None:
+        layers = [quantize_layer(layer, scheme, None, None, first=index == 0) for index, layer in enumerate(network.layers)]
+        return replace(network, layers=tuple(layers))
+    assert observations is not None
+    layers, x = [], agent.normalize(observations)
+    for index, layer in enumerate(network.layers):
+        low, high = x.numpy().min(0), x.numpy().max(0)
+        layers.append(quantize_layer(layer, scheme, low, high, first=index == 0))
+        x = layer.forward(x)
+    return replace(network, layers=tuple(layers))
