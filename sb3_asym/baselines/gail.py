@@ -19,6 +19,7 @@ from torch import nn
 from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSettings
 from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
 from sb3_asym.deployment import DeployableAgent, deployable
+from sb3_asym.deployment.rollouts import run_episodes
 from sb3_asym.distillation import DistillationReport, DistillationSettings
 from sb3_asym.distillation.distill import (
     CHANCE_SEED,
@@ -29,9 +30,9 @@ from sb3_asym.distillation.distill import (
     check_arguments,
 )
 from sb3_asym.distillation.entries import Entry
-from sb3_asym.distillation.rollouts import collect, run_episodes
+from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.teacher import Teacher
-from sb3_asym.export.folder import atomic_folder
+from sb3_asym.files import atomic_folder
 
 MAX_ROLLOUT = 1_000
 """Env steps, over all envs, after which PPO learns at the latest."""

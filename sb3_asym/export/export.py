@@ -16,13 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.deployment.from_sb3 import deployable
-from sb3_asym.deployment.recording import Recording, SampledObservations, record
+from sb3_asym.deployment.recording import Recording, SampledObservations, errors, record
 from sb3_asym.deployment.runners import ModelRunner, ReferenceRunner, Runner
 from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.export.c_runner import CFormat
-from sb3_asym.export.folder import atomic_folder, write_manifest
+from sb3_asym.export.folder import write_manifest
 from sb3_asym.export.format import Format
-from sb3_asym.export.report import ExportReport, count_failures, errors
+from sb3_asym.export.report import ExportReport, count_failures
+from sb3_asym.files import atomic_folder
 from sb3_asym.quantization.ptq import quantize
 from sb3_asym.quantization.schemes import parse_precision
 from sb3_asym.versions import versions
