@@ -6,7 +6,7 @@ import numpy as np
 import torch as th
 
 from sb3_asym.deployment.agent import Dense
-from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
+from sb3_asym.quantization.schemes import Array, Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 LEVELS = 255
 
@@ -102,6 +102,23 @@ def packed_bytes(n_weights: int, n_outputs: int, scheme: Scheme) -> int:
     if scheme.is_float:
         return weights
     return weights + (n_outputs if scheme.per_output else 1) * (4 if scheme.symmetric else 5)
+
+
+def quantized_weight(weight: Array, bias: Array, scheme: Scheme, inputs: Grid | None) -> Array:
+    """
+    The weights of a layer on their grid, as floats.
+
+    :param weight: weights, ``(n_out, n_in)``
+    :param bias: biases, ``(n_out,)``
+    :param scheme: scheme with grids
+    :param inputs: grid of the inputs, in units of whose steps the weights are quantized; or None
+    :return: ``(n_out, n_in)``
+    """
+    if inputs is None:
+        return fake_quantize(weight, weight_grid(weight, scheme))
+    weight = weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
+    grid = int8_weight_grid(weight, bias, scheme)[0] if scheme.is_exported else weight_grid(weight, scheme)
+    return fake_quantize(weight, grid) / inputs.scale
 
 
 def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: np.ndarray | None, first: bool) -> Dense:

@@ -19,15 +19,17 @@ def quantize(
     :param agent: agent in fp32
     :param schemes: scheme of all networks, or by network; as text too, see :class:`Scheme`
     :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which quantized activations take their ranges;
-        None without quantized activations
+        None without quantized activations, or where the agent was trained with them, whose ranges are kept
     :return: agent in these precisions: exactly as it is exported in fp16 and int8, simulated in float32 in other schemes
     :raises ValueError: if there is no such scheme, activations have no observations, or a weight is too large for fp16
     """
     names = [network.name for network in agent.networks]
     given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(names, schemes)
     parsed = {name: Scheme.parse(given[name]) for name in names}
-    for scheme in parsed.values():
-        if scheme.activation_bits is not None and (observations is None or len(observations) == 0):
+    for network in agent.networks:
+        scheme = parsed[network.name]
+        needed = scheme.activation_bits is not None and not network.is_trained_quantized
+        if needed and (observations is None or len(observations) == 0):
             raise ValueError(f"{scheme} needs observations of rollouts to calibrate: name the env.")
 
     def convert(network: Network) -> Network:
@@ -49,10 +51,23 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
     if scheme.activation_bits is None:
         layers = [quantize_layer(layer, scheme, None, None, first=index == 0) for index, layer in enumerate(network.layers)]
         return replace(network, layers=tuple(layers))
-    assert observations is not None
-    layers, x = [], agent.normalize(observations)
+    layers, x = [], None if network.is_trained_quantized else agent.normalize(observations)  # type: ignore[arg-type]
     for index, layer in enumerate(network.layers):
-        low, high = x.numpy().min(0), x.numpy().max(0)
+        if x is None:
+            low, high = layer.trained.low, layer.trained.high  # type: ignore[union-attr]
+        else:
+            low, high = x.numpy().min(0), x.numpy().max(0)
+            x = layer.forward(x)
         layers.append(quantize_layer(layer, scheme, low, high, first=index == 0))
-        x = layer.forward(x)
     return replace(network, layers=tuple(layers))
+
+
+def as_trained(agent: DeployableAgent) -> DeployableAgent:
+    """
+    An agent in the schemes in which its networks were trained.
+
+    :param agent: agent in fp32
+    :return: the agent that training saw: networks that were trained in full precision stay as they are
+    """
+    schemes = {network.name: network.layers[0].trained for network in agent.networks}
+    return quantize(agent, {name: "fp32" if trained is None else trained.scheme for name, trained in schemes.items()})
