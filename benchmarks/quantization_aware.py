@@ -5,8 +5,8 @@
 For each task and seed, SAC learns in full precision. From there it goes on for as many steps again, once in full precision and
 once for each number of bits with ``QuantizedTraining``: all have the same env steps, the same replay buffer to start from and
 the same settings. After that, the agent that stayed in full precision is quantized without training, with ranges of its own
-episodes. All are measured over the same held-out episodes. Results go to ``benchmarks/results/quantization_aware.json`` as they
-come; a run that is there already is not repeated.
+episodes. All are measured over the same held-out episodes. Results go to ``benchmarks/results/quantization_aware.json`` as
+they come; a run that is there already is not repeated.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.utils import LinearSchedule

@@ -131,7 +131,8 @@ def _network(name: str, part: DeployedNetwork) -> Network:
 
 def _dense(module: nn.Linear) -> Dense:
     """A linear layer; one that learned quantized says what is deployed of it."""
-    weight, trained = module.trained() if hasattr(module, "trained") else (module.weight, None)
+    quantized: Any = getattr(module, "trained", None)
+    weight, trained = (module.weight, None) if quantized is None else quantized()
     bias = np.zeros(module.out_features, dtype=np.float32) if module.bias is None else _array(module.bias)
     return Dense(_array(weight), bias, (), trained=trained)
 

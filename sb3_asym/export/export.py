@@ -24,7 +24,7 @@ from sb3_asym.export.folder import write_manifest
 from sb3_asym.export.format import Format
 from sb3_asym.export.report import ExportReport, count_failures
 from sb3_asym.files import atomic_folder
-from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.ptq import as_trained, quantize
 from sb3_asym.quantization.schemes import parse_precision
 from sb3_asym.versions import versions
 
@@ -118,7 +118,9 @@ def _export(
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     agent = deployable(model, vec_normalize)
     precisions = parse_precision(precision, tuple(network.name for network in agent.networks))
-    if env is None and "int8" in precisions.values():
+    trained = as_trained(agent)
+    calibrated = any(precisions[network.name] == "int8" and not network.is_trained_quantized for network in agent.networks)
+    if env is None and calibrated:
         raise ValueError("int8 is calibrated on observations of rollouts: name the env.")
     rollout_env = make_env(env) if isinstance(env, str) else env or SampledObservations(model)
     if isinstance(rollout_env, VecEnv):
@@ -131,11 +133,11 @@ def _export(
         return record(runner, agent, rollout_env, on_episode=on_episode, **limits)
 
     with atomic_folder(Path(folder)) as written:
-        _check_that_predict_agrees(agent, rollout(model_runner, n_steps=N_CHECKED_STEPS))
+        _check_that_predict_agrees(trained, rollout(model_runner, n_steps=N_CHECKED_STEPS))
         exported = agent
         if set(precisions.values()) != {"fp32"}:
             observations = None
-            if "int8" in precisions.values():
+            if calibrated:
                 observations = rollout(model_runner, n_episodes=CALIBRATION_EPISODES, seed=CALIBRATION_SEED).observations
             exported = quantize(agent, precisions, observations)
         recording = rollout(model_runner if exported is agent else ReferenceRunner(exported), n_steps=N_RECORDED_STEPS)
@@ -148,7 +150,7 @@ def _export(
         else:
             measured = rollout(runner, n_episodes=n_episodes) if n_episodes else rollout(runner, n_steps=N_RECORDED_STEPS)
             failures = count_failures(exported, runner, recording.head(N_SELFTEST_STEPS))
-            report = replace(report, selftest_failures=failures, **errors(agent, measured))
+            report = replace(report, selftest_failures=failures, **errors(trained, measured))
             if n_episodes:
                 report = report.with_returns(measured.returns, rollout(model_runner, n_episodes=n_episodes).returns)
             if exported is not agent:

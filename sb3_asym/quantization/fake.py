@@ -127,7 +127,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class StraightThrough(th.autograd.Function):
-    """Quantized numbers, with the gradient of the numbers themselves (Bengio et al. 2013, arXiv 1308.3432) within the range."""
+    """Quantized numbers, with the numbers' own gradient within the range (Bengio et al. 2013, arXiv 1308.3432)."""
 
     @staticmethod
     def forward(ctx: Any, values: th.Tensor, quantized: th.Tensor, reached: th.Tensor | None) -> th.Tensor:
@@ -224,7 +224,9 @@ def _critics(policy: Any) -> list[tuple[nn.Module, ...]]:
     """The modules of each network of the critic, in order."""
     if isinstance(policy, ActorCriticPolicy):
         return [(policy.mlp_extractor.value_net, policy.value_net)]
-    critics = getattr(policy, "critics", None) or [critic for critic in [getattr(policy, "critic", None)] if critic is not None]
+    critics = getattr(policy, "critics", None) or [
+        critic for critic in [getattr(policy, "critic", None)] if critic is not None
+    ]
     if not critics:
         raise ValueError(f"critic=True: a {type(policy).__name__} has no critic apart from the network that acts.")
     return [(network,) for critic in critics for network in critic.q_networks]

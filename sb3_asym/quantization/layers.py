@@ -133,15 +133,16 @@ def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: n
     :return: the layer: :class:`Int8Dense` in int8, else :class:`SimulatedDense`
     """
     if scheme.activation_bits is None:
-        weight = fake_quantize(layer.weight, weight_grid(layer.weight, scheme))
+        weight = quantized_weight(layer.weight, layer.bias, scheme, None)
         return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, None)
-    inputs = activation_grid(low, high, scheme.activation_bits, first)
-    weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
+    bits = _bits_in_int8(layer, scheme)
+    inputs = activation_grid(low, high, bits.activation_bits, first)  # type: ignore[arg-type]
     if not scheme.is_exported:
-        weight = fake_quantize(weight, weight_grid(weight, scheme)) / inputs.scale
+        weight = quantized_weight(layer.weight, layer.bias, scheme, inputs)
         inputs = replace(inputs, scale=th.as_tensor(inputs.scale), zero=th.as_tensor(inputs.zero))
         return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, inputs)
-    grid, unit, ratio = int8_weight_grid(weight, layer.bias, scheme)
+    weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
+    grid, unit, ratio = int8_weight_grid(weight, layer.bias, bits)
     return Int8Dense(
         weight=grid.quantize(weight).astype(np.int8),
         bias=layer.bias,
@@ -151,6 +152,13 @@ def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: n
         gain=(1 / inputs.scale).astype(np.float32),
         zero=inputs.zero.astype(np.float32),
     )
+
+
+def _bits_in_int8(layer: Dense, scheme: Scheme) -> Scheme:
+    """The scheme whose grid int8 takes: a layer that was trained with fewer bits keeps its grid, which int8 holds exactly."""
+    trained = None if layer.trained is None else Scheme.parse(layer.trained.scheme)
+    kept = trained is not None and trained.per_output and trained.symmetric and trained.activation_bits is not None
+    return trained if scheme.is_exported and kept else scheme  # type: ignore[return-value]
 
 
 def half(values: np.ndarray, name: str) -> np.ndarray:

@@ -44,10 +44,11 @@ class QuantizedTraining(BaseCallback):
     def _init_callback(self) -> None:
         model: Any = self.model
         deployable(model)  # refuses what cannot be deployed
-        given = model.policy_class
+        given: Any = model.policy_class
+        critic = self.critic
         if isinstance(given, QuantizedPolicy):
-            given, self.critic = given.policy_class, self.critic or given.critic
-        policy_class = QuantizedPolicy(given, self.scheme, self.critic)
+            given, critic = given.policy_class, critic or given.critic
+        policy_class = QuantizedPolicy(given, self.scheme, critic)
         policy_class.quantize(model.policy)
         model.policy_class = policy_class  # SB3 builds the policy of it when it loads the agent
         self._quantizers = quantizers(model.policy)
@@ -77,7 +78,9 @@ class QuantizedTraining(BaseCallback):
 
     def _on_training_end(self) -> None:
         if not self._is_on:
-            warnings.warn(f"Training ended at timestep {self.num_timesteps} in full precision: delay is {self.delay}.", stacklevel=2)
+            warnings.warn(
+                f"Training ended at timestep {self.num_timesteps} in full precision: delay is {self.delay}.", stacklevel=2
+            )
             return
         finish(self.model)
 
