@@ -229,7 +229,8 @@ def int8_weight_grid(weight: Array, bias: Array, scheme: Scheme) -> tuple[Grid, 
     # Where all weights are tiny, the scale is large enough for the bias, in its units, to remain an int32.
     scale = xp.maximum(plain.scale[:, 0], xp.clip(abs(bias), 1e-6, None) / 2**30)
     unit = xp.amax(scale) / RATIOS
-    ratio = xp.clip(xp.ceil(scale / unit), 1, RATIOS)
+    # Rounded up, but not where weights that are on a grid already miss a whole number by a float's rounding.
+    ratio = xp.clip(xp.ceil(scale / unit * (1 - 1e-6)), 1, RATIOS)
     return Grid((unit * ratio)[:, None], 0, plain.low, plain.high), unit, ratio
 
 
