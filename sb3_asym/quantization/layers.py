@@ -89,6 +89,18 @@ class SimulatedDense(Dense):
         return super().linear(x if self.inputs is None else fake_quantize(x, self.inputs))
 
 
+def real_weight(layer: Dense) -> np.ndarray:
+    """
+    The weights of a layer in any precision as numbers that multiply its inputs.
+
+    :param layer: the layer
+    :return: ``(n_out, n_in)`` float32
+    """
+    if isinstance(layer, Int8Dense):
+        return layer.weight * layer.scale[:, None] * layer.gain
+    return layer.weight.astype(np.float32)
+
+
 def packed_bytes(n_weights: int, n_outputs: int, scheme: Scheme) -> int:
     """
     Bytes of a layer's weights with their grids: packed bits, four bytes for each scale, one for each zero point.

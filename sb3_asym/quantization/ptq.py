@@ -1,13 +1,38 @@
 """Post-training quantization of agents."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from sb3_asym.deployment.agent import DeployableAgent, Network
-from sb3_asym.quantization.layers import half, quantize_layer
+from sb3_asym.deployment.recording import record
+from sb3_asym.deployment.runners import Runner
+from sb3_asym.quantization.images import ImageNetwork, acting_layers, quantize_policy
+from sb3_asym.quantization.layers import half, quantize_layer, real_weight
 from sb3_asym.quantization.schemes import Scheme
+
+CALIBRATION_EPISODES = 10
+CALIBRATION_SEED = 1_000_000
+"""Seed far from those of the episodes over which an agent is measured."""
+
+
+def calibration_observations(
+    runner: Runner, agent: DeployableAgent, env: gym.Env, on_episode: Callable[[], Any] | None = None
+) -> np.ndarray:
+    """
+    Observations of episodes from which quantized activations take their ranges.
+
+    :param runner: runner of the agent
+    :param agent: the agent in fp32
+    :param env: env (not vectorized)
+    :param on_episode: function to call after each of ``CALIBRATION_EPISODES`` episodes
+    :return: ``(n_steps, obs_dim)`` observations
+    """
+    recording = record(runner, agent, env, n_episodes=CALIBRATION_EPISODES, seed=CALIBRATION_SEED, on_episode=on_episode)
+    return recording.observations
 
 
 def quantize(
@@ -40,6 +65,8 @@ def quantize(
 def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, observations: np.ndarray | None) -> Network:
     if scheme.name == "fp32":
         return network
+    if isinstance(network, ImageNetwork):
+        return replace(network, policy=quantize_policy(network.policy, scheme), scheme=scheme)
     if scheme.is_float:
         layers = [
             replace(layer, weight=half(layer.weight, network.name), bias=half(layer.bias, network.name))
@@ -56,3 +83,19 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
         layers.append(quantize_layer(layer, scheme, low, high, first=index == 0))
         x = layer.forward(x)
     return replace(network, layers=tuple(layers))
+
+
+def weights(agent: DeployableAgent) -> list[np.ndarray]:
+    """
+    The weights of each layer of an agent in any precision.
+
+    :param agent: the agent
+    :return: float32 weights that multiply the inputs, by layer
+    """
+    found = []
+    for network in agent.networks:
+        if isinstance(network, ImageNetwork):
+            found += [layer.weight.detach().cpu().numpy() for layer in acting_layers(network.policy)]
+        else:
+            found += [real_weight(layer) for layer in network.layers]
+    return found
