@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -100,10 +100,11 @@ def quantize_policy(policy: BasePolicy, scheme: Scheme) -> BasePolicy:
     :param policy: policy of any algorithm of SB3
     :param scheme: scheme of weights alone; a convolution has a grid for each output channel, or one for all its weights
     :return: the copy, whose weights lie on the grids, in float32; it predicts as any policy does
-    :raises ValueError: if the scheme has quantized activations, or a weight is too large for fp16
+    :raises ValueError: if the scheme needs observations, or a weight is too large for fp16
     """
-    if scheme.activation_bits is not None:
-        raise ValueError(f"A policy on images has its weights quantized alone: choose w{scheme.weight_bits} for {scheme}.")
+    if scheme.needs_observations:
+        plain = replace(scheme, activation_bits=None, gptq=False)
+        raise ValueError(f"A policy on images has its weights alone quantized, to the nearest: choose {plain} for {scheme}.")
     quantized = copy.deepcopy(policy)
     with th.no_grad():
         for layer in acting_layers(quantized):

@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 
 from sb3_asym.deployment.agent import Dense
+from sb3_asym.quantization.gptq import round_in_turn
 from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 LEVELS = 255
@@ -116,36 +117,59 @@ def packed_bytes(n_weights: int, n_outputs: int, scheme: Scheme) -> int:
     return weights + (n_outputs if scheme.per_output else 1) * (4 if scheme.symmetric else 5)
 
 
-def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: np.ndarray | None, first: bool) -> Dense:
+def quantize_layer(
+    layer: Dense,
+    scheme: Scheme,
+    low: np.ndarray,
+    high: np.ndarray,
+    first: bool,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Dense:
     """
     A layer in a scheme with grids.
 
     :param layer: layer in fp32
     :param scheme: scheme with grids
-    :param low: least value of each input, ``(n_in,)``; None where activations stay in float32
-    :param high: greatest value of each input, ``(n_in,)``; None where activations stay in float32
+    :param low: least value of each input in fp32, ``(n_in,)``; of no effect where activations stay in float32
+    :param high: greatest value of each input in fp32, ``(n_in,)``
     :param first: True for the first layer
+    :param seen: inputs in rollouts, ``(n_steps, n_in)``, of the layer in fp32 and after quantized layers, for a scheme that
+        rounds in turn
     :return: the layer: :class:`Int8Dense` in int8, else :class:`SimulatedDense`
     """
     if scheme.activation_bits is None:
-        weight = fake_quantize(layer.weight, weight_grid(layer.weight, scheme))
-        return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, None)
+        grid = weight_grid(layer.weight, scheme)
+        whole, bias = _rounded(layer.weight, layer.bias, grid, seen and seen[::-1])
+        weight = grid.dequantize(whole).astype(np.float32)
+        return SimulatedDense(weight, bias, layer.activations, scheme, None)
     inputs = activation_grid(low, high, scheme.activation_bits, first)
     weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
-    if not scheme.is_exported:
-        weight = fake_quantize(weight, weight_grid(weight, scheme)) / inputs.scale
+    # The outputs in fp32 for the inputs as they are: a fit of those for inputs that are rounded would shrink the weights.
+    steps = None if seen is None else (inputs.quantize(seen[1]) - inputs.zero, None)
+    if not scheme.is_integer:
+        grid = weight_grid(weight, scheme)
+        whole, bias = _rounded(weight, layer.bias, grid, steps)
+        weight = (grid.dequantize(whole) / inputs.scale).astype(np.float32)
         inputs = replace(inputs, scale=th.as_tensor(inputs.scale), zero=th.as_tensor(inputs.zero))
-        return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, inputs)
+        return SimulatedDense(weight, bias, layer.activations, scheme, inputs)
     grid, unit, ratio = int8_weight_grid(weight, layer.bias, scheme)
+    whole, bias = _rounded(weight, layer.bias, grid, steps)
     return Int8Dense(
-        weight=grid.quantize(weight).astype(np.int8),
-        bias=layer.bias,
+        weight=whole.astype(np.int8),
+        bias=bias,
         activations=layer.activations,
         unit=np.array([unit]),
         ratio=ratio.astype(np.uint16),
         gain=(1 / inputs.scale).astype(np.float32),
         zero=inputs.zero.astype(np.float32),
     )
+
+
+def _rounded(
+    weight: np.ndarray, bias: np.ndarray, grid: Grid, seen: tuple[np.ndarray, np.ndarray | None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers for weights, and biases that go with them; ``seen`` are inputs, and those for which outputs are wanted."""
+    return (grid.quantize(weight), bias) if seen is None else round_in_turn(weight, bias, grid, *seen)
 
 
 def half(values: np.ndarray, name: str) -> np.ndarray:

@@ -20,7 +20,11 @@ def family(scheme: Scheme) -> str:
     """
     if scheme.is_float:
         return "floats"
-    settings = ["for each output" if scheme.per_output else "one grid a layer", *([] if scheme.symmetric else ["affine"])]
+    settings = [
+        "for each output" if scheme.per_output else "one grid a layer",
+        *([] if scheme.symmetric else ["affine"]),
+        *(["GPTQ"] if scheme.gptq else []),
+    ]
     kind = "weights" if scheme.activation_bits is None else "weights and activations"
     return f"{kind}, {', '.join(settings)}"
 

@@ -43,16 +43,16 @@ def quantize(
 
     :param agent: agent in fp32
     :param schemes: scheme of all networks, or by network; as text too, see :class:`Scheme`
-    :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which quantized activations take their ranges;
-        None without quantized activations
+    :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which quantized activations take their ranges,
+        and by which weights are rounded in turn; None for schemes that need none
     :return: agent in these precisions: exactly as it is exported in fp16 and int8, simulated in float32 in other schemes
-    :raises ValueError: if there is no such scheme, activations have no observations, or a weight is too large for fp16
+    :raises ValueError: if there is no such scheme, it needs observations and there are none, or a weight is too large for fp16
     """
     names = [network.name for network in agent.networks]
     given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(names, schemes)
     parsed = {name: Scheme.parse(given[name]) for name in names}
     for scheme in parsed.values():
-        if scheme.activation_bits is not None and (observations is None or len(observations) == 0):
+        if scheme.needs_observations and (observations is None or len(observations) == 0):
             raise ValueError(f"{scheme} needs observations of rollouts to calibrate: name the env.")
 
     def convert(network: Network) -> Network:
@@ -73,15 +73,16 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
             for layer in network.layers
         ]
         return replace(network, layers=tuple(layers))
-    if scheme.activation_bits is None:
-        layers = [quantize_layer(layer, scheme, None, None, first=index == 0) for index, layer in enumerate(network.layers)]
-        return replace(network, layers=tuple(layers))
-    assert observations is not None
-    layers, x = [], agent.normalize(observations)
+    # Where there are no observations, no scheme looks at them.
+    before = after = agent.normalize(np.zeros((1, agent.obs_dim), dtype=np.float32) if observations is None else observations)
+    layers = []
     for index, layer in enumerate(network.layers):
-        low, high = x.numpy().min(0), x.numpy().max(0)
-        layers.append(quantize_layer(layer, scheme, low, high, first=index == 0))
-        x = layer.forward(x)
+        x = before.numpy()
+        seen = (x, after.numpy()) if scheme.gptq else None
+        layers.append(quantize_layer(layer, scheme, x.min(0), x.max(0), first=index == 0, seen=seen))
+        before = layer.forward(before)
+        if scheme.gptq:
+            after = layers[-1].forward(after)
     return replace(network, layers=tuple(layers))
 
 

@@ -32,9 +32,11 @@ SCHEMES = (
     "fp16",
     *(f"w{bits}-tensor-affine" for bits in BITS),
     *(f"w{bits}" for bits in BITS),
+    *(f"w{bits}-gptq" for bits in BITS),
     *(f"int{bits}" for bits in BITS),
+    *(f"int{bits}-gptq" for bits in BITS),
 )
-"""Schemes of a sweep: the paper's, weights alone with a grid for each output, and weights and activations."""
+"""Schemes of a sweep: the paper's; weights with a grid for each output, alone and with activations, each rounded both ways."""
 MAX_ENVS = 20
 MAX_RECORDED_NUMBERS = 20_000_000
 
@@ -76,7 +78,7 @@ def sweep(
         raise ValueError(f"tolerance must be in [0, 1), got {tolerance}.")
     parsed = list(dict.fromkeys(map(Scheme.parse, SCHEMES if schemes is None else schemes)))
     if schemes is None and is_image_space(model.observation_space):
-        parsed = [scheme for scheme in parsed if scheme.activation_bits is None]
+        parsed = [scheme for scheme in parsed if not scheme.needs_observations]
     parsed = [Scheme.parse("fp32"), *(scheme for scheme in parsed if scheme.name != "fp32")]
     run = _Sweep(model, env, parsed, tolerance, vec_normalize, seed, n_eval_episodes, on_progress)
     if output is None:
@@ -144,7 +146,7 @@ class _Sweep:
 
     def _forms(self, agent: DeployableAgent, env: gym.Env) -> list[DeployableAgent]:
         observations = None
-        if any(scheme.activation_bits is not None for scheme in self.schemes):
+        if any(scheme.needs_observations for scheme in self.schemes):
             on_episode = _counted(partial(self.on_progress, "calibrating"), CALIBRATION_EPISODES)
             observations = calibration_observations(ReferenceRunner(agent), agent, env, on_episode)
         return [quantize(agent, scheme, observations) for scheme in self.schemes]
