@@ -4,8 +4,8 @@
 
 For each task and seed, SAC learns in full precision. From there it goes on for as many steps again, once in full precision and
 once for each number of bits with ``QuantizedTraining``: all have the same env steps, the same replay buffer to start from and
-the same settings. After that, the agent that stayed in full precision is quantized without training, with ranges of its own
-episodes. All are measured over the same held-out episodes. Results go to ``benchmarks/results/quantization_aware.json`` as
+the same settings. After that, the agent that stayed in full precision is quantized without training, by observations of its own
+episodes: to the nearest numbers, and rounded in turn (GPTQ). All are measured over the same held-out episodes. Results go to ``benchmarks/results/quantization_aware.json`` as
 they come; a run that is there already is not repeated.
 """
 
@@ -26,22 +26,21 @@ from stable_baselines3.common.utils import LinearSchedule
 from tqdm import tqdm
 
 from sb3_asym.deployment import DeployableAgent, deployable
-from sb3_asym.deployment.recording import record
 from sb3_asym.deployment.rollouts import EnvPool, run_episodes
 from sb3_asym.deployment.runners import ReferenceRunner
 from sb3_asym.quantization import QuantizedTraining, as_trained, quantize
+from sb3_asym.quantization.ptq import calibration_observations
 from sb3_asym.versions import versions
 
 OUTPUT = Path(__file__).parent / "results" / "quantization_aware.json"
 TASKS: dict[str, dict[str, int]] = {
-    "Pendulum-v1": dict(full_precision=5_000, more=5_000),
+    "Pendulum-v1": dict(full_precision=5_000, more=4_000),
     "InvertedDoublePendulum-v5": dict(full_precision=15_000, more=10_000),
 }
-BITS = (8, 6, 4)
+BITS = (8, 6, 4, 2)
 UNITS = [64, 64]
 LEARNING_RATE = 1e-3
-N_EPISODES, N_CALIBRATION_EPISODES = 50, 10
-EVALUATION_SEED, CALIBRATION_SEED = 2_000_000, 1_000_000
+N_EPISODES, EVALUATION_SEED = 50, 2_000_000
 
 
 def measure(task: str, agents: list[DeployableAgent]) -> list[list[float]]:
@@ -75,10 +74,11 @@ def run(task: str, seed: int) -> dict[str, Any]:
         agents = {"fp32": go_on(folder, task, seed, settings["more"], None)}
         for bits in BITS:
             agents[f"qat int{bits}"] = go_on(folder, task, seed, settings["more"], bits)
-    env, full = gym.make(task), agents["fp32"]
-    calibration = record(ReferenceRunner(full), full, env, n_episodes=N_CALIBRATION_EPISODES, seed=CALIBRATION_SEED)
+    full = agents["fp32"]
+    observations = calibration_observations(ReferenceRunner(full), full, gym.make(task))
     for bits in BITS:
-        agents[f"ptq int{bits}"] = quantize(full, f"int{bits}", calibration.observations)
+        agents[f"ptq int{bits}"] = quantize(full, f"int{bits}", observations)
+        agents[f"ptq int{bits}-gptq"] = quantize(full, f"int{bits}-gptq", observations)
     returns = measure(task, list(agents.values()))
     common = {"task": task, "seed": seed, "settings": {**settings, "units": UNITS, "learning_rate": LEARNING_RATE}}
     return {

@@ -112,7 +112,7 @@ class Network:
     @property
     def is_trained_quantized(self) -> bool:
         """Whether the layers were trained on grids, so that the ranges of their inputs are known."""
-        return all(layer.trained is not None for layer in self.layers)
+        return len(self.layers) > 0 and all(layer.trained is not None for layer in self.layers)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """

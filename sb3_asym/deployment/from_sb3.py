@@ -36,7 +36,7 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
     observations = _observation_parts(model.observation_space)
     networks = {name: _network(name, part) for name, part in deployed_networks(policy).items()}
     master = networks.pop("master", None)
-    output, low, high = _output(model.action_space, policy)
+    output, low, high = action_output(model.action_space, policy)
     return DeployableAgent(
         algorithm=type(model).__name__,
         sub_policies=tuple(networks.values()),
@@ -190,8 +190,15 @@ def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None)
     return Normalization(*(values.astype(np.float32) for values in (mean, gain, clip)))
 
 
-def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """Conversion of outputs to actions, and the lower and upper bounds of the actions."""
+def action_output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    """
+    How the outputs of a policy become actions.
+
+    :param space: action space
+    :param policy: policy of SB3
+    :return: conversion, and lower and upper bounds, see :class:`DeployableAgent`
+    :raises ValueError: if there is no such conversion
+    """
     if isinstance(space, spaces.Discrete):
         if space.start != 0:
             raise ValueError(f"Actions of the space {space} cannot be exported: they must start at 0.")

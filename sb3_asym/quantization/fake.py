@@ -10,8 +10,7 @@ from torch import nn
 
 from sb3_asym.deployment.agent import Trained
 from sb3_asym.deployment.from_sb3 import deployed_networks, linear_layers
-from sb3_asym.quantization.layers import quantized_weight
-from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize
+from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 TARGETS = {
     "actor": "actor_target",
@@ -74,7 +73,11 @@ class Quantizer(nn.Module):
         with th.no_grad():
             bias = th.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
             weight, bias = (values.unflatten(0, (self.n_averaged, -1)).mean(0) for values in (layer.weight, bias))
-            quantized = quantized_weight(weight, bias, self.scheme, inputs)
+            steps = 1.0 if inputs is None else inputs.scale
+            grid = weight_grid(weight * steps, self.scheme)
+            if self.scheme.is_integer:
+                grid, *_ = int8_weight_grid(weight * steps, bias, self.scheme)
+            quantized = fake_quantize(weight * steps, grid) / steps
             return quantized if self.n_averaged == 1 else layer.weight + (quantized - weight).repeat(self.n_averaged, 1)
 
     def get_extra_state(self) -> th.Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import torch as th
 
 from sb3_asym.deployment.agent import Dense
-from sb3_asym.quantization.schemes import Array, Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
+from sb3_asym.quantization.gptq import round_in_turn
+from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 LEVELS = 255
 
@@ -89,6 +90,18 @@ class SimulatedDense(Dense):
         return super().linear(x if self.inputs is None else fake_quantize(x, self.inputs))
 
 
+def real_weight(layer: Dense) -> np.ndarray:
+    """
+    The weights of a layer in any precision as numbers that multiply its inputs.
+
+    :param layer: the layer
+    :return: ``(n_out, n_in)`` float32
+    """
+    if isinstance(layer, Int8Dense):
+        return layer.weight * layer.scale[:, None] * layer.gain
+    return layer.weight.astype(np.float32)
+
+
 def packed_bytes(n_weights: int, n_outputs: int, scheme: Scheme) -> int:
     """
     Bytes of a layer's weights with their grids: packed bits, four bytes for each scale, one for each zero point.
@@ -104,48 +117,47 @@ def packed_bytes(n_weights: int, n_outputs: int, scheme: Scheme) -> int:
     return weights + (n_outputs if scheme.per_output else 1) * (4 if scheme.symmetric else 5)
 
 
-def quantized_weight(weight: Array, bias: Array, scheme: Scheme, inputs: Grid | None) -> Array:
-    """
-    The weights of a layer on their grid, as floats.
-
-    :param weight: weights, ``(n_out, n_in)``
-    :param bias: biases, ``(n_out,)``
-    :param scheme: scheme with grids
-    :param inputs: grid of the inputs, in units of whose steps the weights are quantized; or None
-    :return: ``(n_out, n_in)``
-    """
-    if inputs is None:
-        return fake_quantize(weight, weight_grid(weight, scheme))
-    weight = weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
-    grid = int8_weight_grid(weight, bias, scheme)[0] if scheme.is_exported else weight_grid(weight, scheme)
-    return fake_quantize(weight, grid) / inputs.scale
-
-
-def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: np.ndarray | None, first: bool) -> Dense:
+def quantize_layer(
+    layer: Dense,
+    scheme: Scheme,
+    low: np.ndarray,
+    high: np.ndarray,
+    first: bool,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Dense:
     """
     A layer in a scheme with grids.
 
     :param layer: layer in fp32
     :param scheme: scheme with grids
-    :param low: least value of each input, ``(n_in,)``; None where activations stay in float32
-    :param high: greatest value of each input, ``(n_in,)``; None where activations stay in float32
+    :param low: least value of each input in fp32, ``(n_in,)``; of no effect where activations stay in float32
+    :param high: greatest value of each input in fp32, ``(n_in,)``
     :param first: True for the first layer
+    :param seen: inputs in rollouts, ``(n_steps, n_in)``, of the layer in fp32 and after quantized layers, for a scheme that
+        rounds in turn
     :return: the layer: :class:`Int8Dense` in int8, else :class:`SimulatedDense`
     """
     if scheme.activation_bits is None:
-        weight = quantized_weight(layer.weight, layer.bias, scheme, None)
-        return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, None)
-    bits = _bits_in_int8(layer, scheme)
+        grid = weight_grid(layer.weight, scheme)
+        whole, bias = _rounded(layer.weight, layer.bias, grid, seen and seen[::-1])
+        weight = grid.dequantize(whole).astype(np.float32)
+        return SimulatedDense(weight, bias, layer.activations, scheme, None)
+    bits = _bits_in_integers(layer, scheme)
     inputs = activation_grid(low, high, bits.activation_bits, first)  # type: ignore[arg-type]
-    if not scheme.is_exported:
-        weight = quantized_weight(layer.weight, layer.bias, scheme, inputs)
-        inputs = replace(inputs, scale=th.as_tensor(inputs.scale), zero=th.as_tensor(inputs.zero))
-        return SimulatedDense(weight.astype(np.float32), layer.bias, layer.activations, scheme, inputs)
     weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
+    # The outputs in fp32 for the inputs as they are: a fit of those for inputs that are rounded would shrink the weights.
+    steps = None if seen is None else (inputs.quantize(seen[1]) - inputs.zero, None)
+    if not scheme.is_integer:
+        grid = weight_grid(weight, scheme)
+        whole, bias = _rounded(weight, layer.bias, grid, steps)
+        weight = (grid.dequantize(whole) / inputs.scale).astype(np.float32)
+        inputs = replace(inputs, scale=th.as_tensor(inputs.scale), zero=th.as_tensor(inputs.zero))
+        return SimulatedDense(weight, bias, layer.activations, scheme, inputs)
     grid, unit, ratio = int8_weight_grid(weight, layer.bias, bits)
+    whole, bias = _rounded(weight, layer.bias, grid, steps)
     return Int8Dense(
-        weight=grid.quantize(weight).astype(np.int8),
-        bias=layer.bias,
+        weight=whole.astype(np.int8),
+        bias=bias,
         activations=layer.activations,
         unit=np.array([unit]),
         ratio=ratio.astype(np.uint16),
@@ -154,11 +166,18 @@ def quantize_layer(layer: Dense, scheme: Scheme, low: np.ndarray | None, high: n
     )
 
 
-def _bits_in_int8(layer: Dense, scheme: Scheme) -> Scheme:
+def _bits_in_integers(layer: Dense, scheme: Scheme) -> Scheme:
     """The scheme whose grid int8 takes: a layer that was trained with fewer bits keeps its grid, which int8 holds exactly."""
     trained = None if layer.trained is None else Scheme.parse(layer.trained.scheme)
     kept = trained is not None and trained.per_output and trained.symmetric and trained.activation_bits is not None
-    return trained if scheme.is_exported and kept else scheme  # type: ignore[return-value]
+    return trained if scheme.is_integer and kept else scheme  # type: ignore[return-value]
+
+
+def _rounded(
+    weight: np.ndarray, bias: np.ndarray, grid: Grid, seen: tuple[np.ndarray, np.ndarray | None] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers for weights, and biases that go with them; ``seen`` are inputs, and those for which outputs are wanted."""
+    return (grid.quantize(weight), bias) if seen is None else round_in_turn(weight, bias, grid, *seen)
 
 
 def half(values: np.ndarray, name: str) -> np.ndarray:

@@ -35,8 +35,8 @@ class QuantizedTraining(BaseCallback):
     def __init__(self, scheme: str | Scheme = "int8", delay: int = 0, critic: bool = False, verbose: int = 0):
         super().__init__(verbose)
         self.scheme = Scheme.parse(scheme)
-        if self.scheme.is_float:
-            raise ValueError(f"Training is quantized with 2 to 8 bits, such as int8, int4 or w4, not {scheme}.")
+        if self.scheme.is_float or self.scheme.gptq:
+            raise ValueError(f"Training is quantized in schemes such as int8, int4 or w4, not in {scheme}.")
         if delay < 0:
             raise ValueError(f"delay must be at least 0 env steps, got {delay}.")
         self.delay, self.critic = delay, critic

@@ -6,7 +6,7 @@ activations.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,15 @@ class Scheme:
 
     As text: ``fp16``; ``w4``, weights of 4 bits with activations in fp32; ``w4a8``, with activations of 8 bits too; ``int8``,
     the same as ``w8a8``. Weights have a symmetric grid for each output; ``-tensor`` takes one grid for all weights of a layer,
-    and ``-affine`` grids with a zero point. So ``w4-tensor-affine`` is the paper's scheme for dense layers.
+    and ``-affine`` grids with a zero point. So ``w4-tensor-affine`` is the paper's scheme for dense layers. Weights are
+    rounded to the nearest number of their grid; ``-gptq`` rounds them one after the other instead, where those to come make up
+    for the error so far, which needs observations.
 
     :param weight_bits: bits of a weight, 2 to 8; 16 and 32 are float16 and float32
     :param activation_bits: bits of a layer's inputs, 2 to 8, always with a zero point; None leaves them in float32
     :param per_output: True for a grid for each output of a layer, False for one for all its weights
     :param symmetric: True for weights in ±(2^(bits-1) - 1) without a zero point, False for 2^bits numbers with one
+    :param gptq: True to round weights in turn, see :mod:`sb3_asym.quantization.gptq`
     :raises ValueError: if a number of bits is out of range
     """
 
@@ -42,10 +45,11 @@ class Scheme:
     activation_bits: int | None = None
     per_output: bool = True
     symmetric: bool = True
+    gptq: bool = False
 
     def __post_init__(self) -> None:
         if self.weight_bits in _FLOATS:
-            if (self.activation_bits, self.per_output, self.symmetric) != (None, True, True):
+            if replace(self, weight_bits=8) != Scheme(8):
                 raise ValueError(f"{_FLOATS[self.weight_bits]} has no grid: it takes no other settings.")
         elif self.weight_bits not in _BITS or self.activation_bits not in (None, *_BITS):
             raise ValueError(f"A scheme takes 2 to 8 bits, got {self.weight_bits} and {self.activation_bits}.")
@@ -63,10 +67,11 @@ class Scheme:
             return text
         if text in _FLOATS.values():
             return cls(int(text[2:]))
-        found = re.fullmatch(r"(?:int(?P<both>\d+)|w(?P<w>\d+)(?:a(?P<a>\d+))?)(?P<tensor>-tensor)?(?P<affine>-affine)?", text)
+        bits = r"(?:int(?P<both>\d+)|w(?P<w>\d+)(?:a(?P<a>\d+))?)"
+        found = re.fullmatch(bits + "(?P<tensor>-tensor)?(?P<affine>-affine)?(?P<gptq>-gptq)?", text)
         if found is None:
             raise ValueError(
-                f"A scheme is fp16, or bits such as int8, w4 or w4a8, then -tensor, -affine or both, as in w4-tensor-affine; "
+                "A scheme is fp16, or bits such as int8, w4 or w4a8, then any of -tensor, -affine and -gptq, in this order; "
                 f"got {text!r}."
             )
         weight_bits, activation_bits = found["both"] or found["w"], found["both"] or found["a"]
@@ -75,6 +80,7 @@ class Scheme:
             None if activation_bits is None else int(activation_bits),
             per_output=found["tensor"] is None,
             symmetric=found["affine"] is None,
+            gptq=found["gptq"] is not None,
         )
 
     @property
@@ -85,7 +91,8 @@ class Scheme:
         bits = f"w{self.weight_bits}" if self.activation_bits is None else f"w{self.weight_bits}a{self.activation_bits}"
         if self.weight_bits == self.activation_bits:
             bits = f"int{self.weight_bits}"
-        return bits + ("" if self.per_output else "-tensor") + ("" if self.symmetric else "-affine")
+        marks = {"-tensor": not self.per_output, "-affine": not self.symmetric, "-gptq": self.gptq}
+        return bits + "".join(mark for mark, given in marks.items() if given)
 
     @property
     def is_float(self) -> bool:
@@ -93,9 +100,14 @@ class Scheme:
         return self.weight_bits in _FLOATS
 
     @property
-    def is_exported(self) -> bool:
-        """Whether an agent in this scheme can be exported; the others are simulated in float32."""
-        return self.name in PRECISIONS
+    def is_integer(self) -> bool:
+        """Whether layers calculate with integers as the exported int8 does; other schemes are simulated in float32."""
+        return replace(self, gptq=False) == Scheme(8, 8)
+
+    @property
+    def needs_observations(self) -> bool:
+        """Whether observations of rollouts are needed."""
+        return self.activation_bits is not None or self.gptq
 
     def __str__(self) -> str:
         return self.name

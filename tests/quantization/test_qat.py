@@ -109,7 +109,11 @@ def test_save_and_load(name, tmp_path):
     fresh = make(name)
     QuantizedTraining("int4", critic=name != "QRDQN").init_callback(fresh)
     fresh.set_parameters(model.get_parameters())
-    for other in (loaded, fresh, *([] if name == "PPO" else [copy.deepcopy(model)])):  # SB3 does not copy a PPO that has learned
+    for other in (
+        loaded,
+        fresh,
+        *([] if name == "PPO" else [copy.deepcopy(model)]),
+    ):  # SB3 does not copy a PPO that has learned
         for ours, theirs in zip(acts(other), acts(model), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         for ours, theirs in zip(deployable(other).networks, deployable(model).networks, strict=True):
@@ -246,7 +250,7 @@ def test_another_scheme_takes_over():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="2 to 8 bits, such as int8"):
+    with pytest.raises(ValueError, match="such as int8, int4 or w4, not in fp16"):
         QuantizedTraining("fp16")
     with pytest.raises(ValueError, match="2 to 8 bits, got 9"):
         QuantizedTraining("int9")
