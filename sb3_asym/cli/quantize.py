@@ -58,3 +58,5 @@ def sweep(
         )
     typer.echo(report)
     typer.echo(f"Report and picture: {folder}")
+    if report.smallest_exported != "fp32":
+        typer.echo(f"Next: sb3-asym export {model} --env {env} --precision {report.smallest_exported} -o robot")

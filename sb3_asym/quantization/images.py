@@ -1,6 +1,5 @@
 """Policies on images, whose convolutions cannot be exported: the weights of their torch modules are quantized."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,7 +104,9 @@ def quantize_policy(policy: BasePolicy, scheme: Scheme) -> BasePolicy:
     if scheme.needs_observations:
         plain = replace(scheme, activation_bits=None, gptq=False)
         raise ValueError(f"A policy on images has its weights alone quantized, to the nearest: choose {plain} for {scheme}.")
-    quantized = copy.deepcopy(policy)
+    quantized = type(policy)(**policy._get_constructor_parameters())
+    quantized.load_state_dict(policy.state_dict())
+    quantized.set_training_mode(False)
     with th.no_grad():
         for layer in acting_layers(quantized):
             if scheme.name == "fp16":

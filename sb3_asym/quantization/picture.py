@@ -65,7 +65,7 @@ def draw_sweep(report: SweepReport, path: str | Path | None = None) -> "Figure":
     returns.set(xlabel="bytes", ylabel="return", xscale="log", title=f"{report.algorithm} {report.env}: bits of the weights")
     for form in report.forms:
         scheme = Scheme.parse(form.scheme)
-        if not scheme.is_float and scheme.activation_bits is None:
+        if not scheme.is_float and not scheme.needs_observations:
             layers = sorted(form.layers, key=lambda layer: layer.width)
             style = "o-" if scheme.per_output else "s--"
             widths, found = [layer.width for layer in layers], [layer.error for layer in layers]

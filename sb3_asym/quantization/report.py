@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class SweepReport:
     :param forms: the agent in each scheme, largest first; fp32 is among them
     :param tolerance: relative error that is allowed
     :param smallest: scheme of the smallest form within the tolerance
+    :param smallest_exported: scheme of the smallest of those that ``sb3-asym export`` writes
     :param n_episodes: episodes of each form, with the same seeds
     :param seconds: duration, s
     :param seed: seed of the first episode
@@ -76,6 +78,7 @@ class SweepReport:
     forms: tuple[Form, ...]
     tolerance: float
     smallest: str
+    smallest_exported: str
     n_episodes: int
     seconds: float
     seed: int
@@ -128,8 +131,8 @@ class SweepReport:
         )
         if best.error_interval[1] > self.tolerance:
             verdict += f" Its interval reaches {best.error_interval[1]:+.1%}: more episodes would tell."
-        if self.form("fp32").std_reward == 0 and len({form.mean_reward for form in self.forms}) == 1:
-            verdict += " All returns are equal: this env does not tell the forms apart."
+        if self.smallest_exported != self.smallest:
+            verdict += f" Of those that can be exported, it is {self.smallest_exported}."
         return "\n".join([text_table(header, rows), f"{self.n_episodes} episodes each, {self.seconds:.0f} s.", verdict])
 
     def write(self, folder: Path) -> None:
@@ -164,7 +167,7 @@ def relative_errors(returns: np.ndarray, before: np.ndarray) -> tuple[float, tup
     return float(differences.mean()) / size, (float(low), float(high))
 
 
-def smallest_within(forms: tuple[Form, ...], tolerance: float) -> str:
+def smallest_within(forms: Iterable[Form], tolerance: float) -> str:
     """
     The scheme of the smallest form whose relative error is within a tolerance.
 

@@ -24,7 +24,7 @@ from sb3_asym.quantization.images import image_agent
 from sb3_asym.quantization.picture import draw_sweep
 from sb3_asym.quantization.ptq import CALIBRATION_EPISODES, calibration_observations, quantize, weights
 from sb3_asym.quantization.report import Form, LayerWeights, SweepReport, relative_errors, smallest_within
-from sb3_asym.quantization.schemes import Scheme
+from sb3_asym.quantization.schemes import PRECISIONS, Scheme
 from sb3_asym.versions import versions
 
 BITS = (8, 6, 4, 3, 2)
@@ -110,7 +110,7 @@ class _Sweep:
         make = partial(make_env, self.env) if isinstance(self.env, str) else self.env
         first = make()
         try:
-            check_spaces(first, self.model.observation_space, self.model.action_space)
+            check_spaces(self.model._wrap_env(first, verbose=0), self.model.observation_space, self.model.action_space)
             agent = self._agent(first)
             recording = self._recording(agent, first)
             forms = self._forms(agent, first)
@@ -128,6 +128,7 @@ class _Sweep:
             forms=ordered,
             tolerance=self.tolerance,
             smallest=smallest_within(ordered, self.tolerance),
+            smallest_exported=smallest_within((form for form in ordered if form.scheme in PRECISIONS), self.tolerance),
             n_episodes=self.n_episodes,
             seconds=time.perf_counter() - start,
             seed=self.seed,
