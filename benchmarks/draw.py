@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from distillation_tables import distillation_picture, distillation_table, switching_table
 from matplotlib.figure import Figure
+from quantization_aware_tables import aware_picture, aware_table
 
 from sb3_asym.evaluation.plotting import learning_curves
 
@@ -375,6 +376,10 @@ def main() -> None:
         runs = json.loads((RESULTS / "distillation.json").read_text())
         distillation_picture(runs, RESULTS / "distillation.png")
         tables |= {"distillation": distillation_table(runs), "distillation, switching": switching_table(runs)}
+    if (RESULTS / "quantization_aware.json").exists():
+        runs = json.loads((RESULTS / "quantization_aware.json").read_text())
+        aware_picture(runs, RESULTS / "quantization_aware.png")
+        tables["quantization_aware"] = aware_table(runs)
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

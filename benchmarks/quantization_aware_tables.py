@@ -1,0 +1,85 @@
+"""The table and the picture of ``results/quantization_aware.json``, for ``draw.py``."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+METHODS = {
+    "ptq int{}": "after training, to the nearest",
+    "ptq int{}-gptq": "after training, rounded in turn",
+    "qat int{}": "in training",
+}
+
+
+def by_task(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs of all seeds of each task."""
+    runs = defaultdict(list)
+    for result in results:
+        runs[result["task"]].append(result)
+    return dict(runs)
+
+
+def means(runs: list[dict[str, Any]], name: str) -> np.ndarray:
+    """Mean return of an agent in each run, ``(n_seeds,)``."""
+    return np.array([np.mean(run["returns"][name]) for run in runs])
+
+
+def bits_of(runs: list[dict[str, Any]]) -> list[int]:
+    """The numbers of bits, most first."""
+    return sorted((int(name.removeprefix("qat int")) for name in runs[0]["returns"] if name.startswith("qat")), reverse=True)
+
+
+def loss(runs: list[dict[str, Any]], name: str) -> float:
+    """Share of the return in fp32 that is lost, of the means over all seeds."""
+    full = means(runs, "fp32").mean()
+    return float((full - means(runs, name).mean()) / abs(full))
+
+
+def aware_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: returns of agents quantized after and in training."""
+    lines = [f"| task | bits | {' | '.join(METHODS.values())} |", "|---" * (2 + len(METHODS)) + "|"]
+    for task, runs in by_task(results).items():
+        full = means(runs, "fp32")
+        lines.append(f"| {task} | 32 |{f' {full.mean():,.0f}\u00a0±\u00a0{full.std():,.0f} |' * len(METHODS)}")
+        for bits in bits_of(runs):
+            cells = []
+            for method in METHODS:
+                name = method.format(bits)
+                returns = means(runs, name)
+                cells.append(f"{returns.mean():,.0f}\u00a0±\u00a0{returns.std():,.0f} ({-loss(runs, name):+.1%})")
+            lines.append(f"| {task} | {bits} | {' | '.join(cells)} |")
+    settings = [
+        f"{task}: {runs[0]['settings']['full_precision']:,} env steps in full precision, then {runs[0]['settings']['more']:,} "
+        f"more, {len(runs)} seeds"
+        for task, runs in by_task(results).items()
+    ]
+    first = results[0]
+    note = (
+        f"SAC, layers of {first['settings']['units']} units. Mean ± standard deviation over the seeds; a return is the mean of "
+        f"{len(first['returns']['fp32'])} held-out episodes; in brackets the difference to full precision. {'; '.join(settings)}. "
+        f"{', '.join(f'{name} {version}' for name, version in first['versions'].items())}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def aware_picture(results: list[dict[str, Any]], path: Path) -> None:
+    """Return against bits, a panel for each task, a dot for each seed."""
+    tasks = by_task(results)
+    figure = Figure(figsize=(5 * len(tasks), 3.6), layout="constrained")
+    for axes, (task, runs) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        bits = bits_of(runs)
+        full = means(runs, "fp32")
+        axes.axhspan(full.min(), full.max(), color="gray", alpha=0.2)
+        axes.axhline(full.mean(), color="gray", linestyle=":", label="fp32")
+        for index, (method, label) in enumerate(METHODS.items()):
+            returns = np.array([means(runs, method.format(n)) for n in bits])
+            axes.plot(bits, returns.mean(1), "o-", color=f"C{index}", label=label)
+            axes.plot(bits, returns, ".", color=f"C{index}", alpha=0.5)
+        axes.set(title=task, xlabel="bits of weights and activations", ylabel="return", xticks=bits)
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
