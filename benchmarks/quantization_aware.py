@@ -4,8 +4,8 @@
 
 For each task and seed, SAC learns in full precision. From there it goes on, once in full precision and once for each number of
 bits with ``QuantizedTraining``: all have the same env steps, the same replay buffer to start from and the same settings. After
-that, the agent that stayed in full precision is quantized without training, by observations of its own episodes: to the nearest
-numbers, and rounded in turn (GPTQ). All are measured over the same held-out episodes. Results go to
+that, the agent that stayed in full precision is quantized without training, by observations of its own episodes, to the
+nearest numbers and rounded in turn (GPTQ). All are measured over the same held-out episodes. Results go to
 ``benchmarks/results/quantization_aware.json`` as they come; a run that is there already is not repeated.
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+FULL = "fp32"
 METHODS = {
     "ptq int{}": "after training, to the nearest",
     "ptq int{}-gptq": "after training, rounded in turn",
@@ -27,6 +28,11 @@ def means(runs: list[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([np.mean(run["returns"][name]) for run in runs])
 
 
+def spread(returns: np.ndarray) -> str:
+    """Mean and standard deviation over the seeds, on one line."""
+    return f"{returns.mean():,.0f}\u00a0±\u00a0{returns.std():,.0f}"
+
+
 def bits_of(runs: list[dict[str, Any]]) -> list[int]:
     """The numbers of bits, most first."""
     return sorted((int(name.removeprefix("qat int")) for name in runs[0]["returns"] if name.startswith("qat")), reverse=True)
@@ -34,7 +40,7 @@ def bits_of(runs: list[dict[str, Any]]) -> list[int]:
 
 def loss(runs: list[dict[str, Any]], name: str) -> float:
     """Share of the return in fp32 that is lost, of the means over all seeds."""
-    full = means(runs, "fp32").mean()
+    full = means(runs, FULL).mean()
     return float((full - means(runs, name).mean()) / abs(full))
 
 
@@ -42,14 +48,12 @@ def aware_table(results: list[dict[str, Any]]) -> str:
     """Markdown: returns of agents quantized after and in training."""
     lines = [f"| task | bits | {' | '.join(METHODS.values())} |", "|---" * (2 + len(METHODS)) + "|"]
     for task, runs in by_task(results).items():
-        full = means(runs, "fp32")
-        lines.append(f"| {task} | 32 |{f' {full.mean():,.0f}\u00a0±\u00a0{full.std():,.0f} |' * len(METHODS)}")
+        lines.append(f"| {task} | 32 |{f' {spread(means(runs, FULL))} |' * len(METHODS)}")
         for bits in bits_of(runs):
             cells = []
             for method in METHODS:
                 name = method.format(bits)
-                returns = means(runs, name)
-                cells.append(f"{returns.mean():,.0f}\u00a0±\u00a0{returns.std():,.0f} ({-loss(runs, name):+.1%})")
+                cells.append(f"{spread(means(runs, name))} ({-loss(runs, name):+.1%})")
             lines.append(f"| {task} | {bits} | {' | '.join(cells)} |")
     settings = [
         f"{task}: {runs[0]['settings']['full_precision']:,} env steps in full precision, then {runs[0]['settings']['more']:,} "
@@ -58,8 +62,9 @@ def aware_table(results: list[dict[str, Any]]) -> str:
     ]
     first = results[0]
     note = (
-        f"SAC, layers of {first['settings']['units']} units. Mean ± standard deviation over the seeds; a return is the mean of "
-        f"{len(first['returns']['fp32'])} held-out episodes; in brackets the difference to full precision. {'; '.join(settings)}. "
+        f"SAC, layers of {first['settings']['units']} units. Mean ± standard deviation over the seeds; a return is the mean "
+        f"of {len(first['returns'][FULL])} held-out episodes; in brackets the difference to full precision. "
+        f"{'; '.join(settings)}. "
         f"{', '.join(f'{name} {version}' for name, version in first['versions'].items())}."
     )
     return "\n".join([*lines, "", note])
@@ -71,9 +76,9 @@ def aware_picture(results: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(5 * len(tasks), 3.6), layout="constrained")
     for axes, (task, runs) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
         bits = bits_of(runs)
-        full = means(runs, "fp32")
+        full = means(runs, FULL)
         axes.axhspan(full.min(), full.max(), color="gray", alpha=0.2)
-        axes.axhline(full.mean(), color="gray", linestyle=":", label="fp32")
+        axes.axhline(full.mean(), color="gray", linestyle=":", label=FULL)
         for index, (method, label) in enumerate(METHODS.items()):
             returns = np.array([means(runs, method.format(n)) for n in bits])
             axes.plot(bits, returns.mean(1), "o-", color=f"C{index}", label=label)
