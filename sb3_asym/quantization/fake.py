@@ -71,13 +71,16 @@ class Quantizer(nn.Module):
         :return: ``(n_out, n_in)``; those of QR-DQN's last layer are moved so that their means over the quantiles are
         """
         with th.no_grad():
-            bias = th.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
-            weight, bias = (values.unflatten(0, (self.n_averaged, -1)).mean(0) for values in (layer.weight, bias))
-            steps = 1.0 if inputs is None else inputs.scale
-            grid = weight_grid(weight * steps, self.scheme)
-            if self.scheme.is_integer:
-                grid, *_ = int8_weight_grid(weight * steps, bias, self.scheme)
-            quantized = fake_quantize(weight * steps, grid) / steps
+            weight, bias = layer.weight, th.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
+            if self.n_averaged > 1:
+                weight, bias = (values.unflatten(0, (self.n_averaged, -1)).mean(0) for values in (weight, bias))
+            scaled = weight if inputs is None else weight * inputs.scale
+            grid = (
+                int8_weight_grid(scaled, bias, self.scheme)[0] if self.scheme.is_integer else weight_grid(scaled, self.scheme)
+            )
+            quantized = fake_quantize(scaled, grid)
+            if inputs is not None:
+                quantized = quantized / inputs.scale
             return quantized if self.n_averaged == 1 else layer.weight + (quantized - weight).repeat(self.n_averaged, 1)
 
     def get_extra_state(self) -> th.Tensor:
