@@ -14,12 +14,17 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
-from sb3_asym.deployment import load_model, load_statistics
-from sb3_asym.envs import find_vec_normalize
+from sb3_asym.deployment import deployable, load_model, load_statistics
+from sb3_asym.deployment.runners import ReferenceRunner
+from sb3_asym.envs import find_vec_normalize, make_env
 from sb3_asym.quantization import sweep
+from sb3_asym.quantization.ptq import calibration_observations
 
 OUTPUT = Path(__file__).parent / "results" / "quantization.json"
 BITS = (8, 6, 4, 2)
@@ -37,7 +42,17 @@ def run(path: Path, seed: int) -> dict:
     vec_normalize = None if statistics is None else load_statistics(model, statistics)
     env = path.stem.partition("_")[2]
     report = sweep(model, env, SCHEMES, vec_normalize=vec_normalize, seed=SEEDS_APART * seed)
-    return {"agent": path.stem, **report.to_dict(), "seed": seed}
+    return {"agent": path.stem, **report.to_dict(), "seed": seed, "gap": decision_gap(model, vec_normalize, env)}
+
+
+def decision_gap(model: BaseAlgorithm, vec_normalize: VecNormalize | None, env: str) -> float | None:
+    """Median distance of the two greatest outputs of a discrete agent ÷ mean size of its outputs, in its own episodes."""
+    agent = deployable(model, vec_normalize)
+    if agent.output != "argmax":
+        return None
+    observations = calibration_observations(ReferenceRunner(agent), agent, make_env(env))
+    outputs = np.sort(agent.sub_policies[0].forward(agent.normalize(observations)).numpy(), axis=1)
+    return float(np.median(outputs[:, -1] - outputs[:, -2]) / np.abs(outputs).mean())
 
 
 def main() -> None:
