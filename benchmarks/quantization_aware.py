@@ -2,8 +2,8 @@
 
     python benchmarks/quantization_aware.py [TASK …] [--seeds 3] [--jobs 1]
 
-For each task and seed, SAC learns in full precision. From there it goes on, once in full precision and once for each number of
-bits with ``QuantizedTraining``: all have the same env steps, the same replay buffer to start from and the same settings. After
+For each task and seed, SAC learns in full precision. From there it goes on, once in full precision and once for each scheme
+with ``QuantizedTraining``: all have the same env steps, the same replay buffer to start from and the same settings. After
 that, the agent that stayed in full precision is quantized without training, by observations of its own episodes, to the
 nearest numbers and rounded in turn (GPTQ). All are measured over the same held-out episodes. Results go to
 ``benchmarks/results/quantization_aware.json`` as they come; a run that is there already is not repeated.
@@ -33,11 +33,10 @@ from sb3_asym.quantization.ptq import calibration_observations
 from sb3_asym.versions import versions
 
 OUTPUT = Path(__file__).parent / "results" / "quantization_aware.json"
-TASKS: dict[str, dict[str, int]] = {
-    "Pendulum-v1": dict(full_precision=5_000, more=4_000),
-    "InvertedDoublePendulum-v5": dict(full_precision=15_000, more=10_000),
+TASKS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": dict(full_precision=5_000, more=4_000, schemes=("int8", "int6", "int4", "int2")),
+    "InvertedDoublePendulum-v5": dict(full_precision=10_000, more=7_000, schemes=("int8", "int6", "w4a8", "int4")),
 }
-BITS = (8, 6, 4, 2)
 UNITS = [64, 64]
 LEARNING_RATE = 1e-3
 N_EPISODES, EVALUATION_SEED = 50, 2_000_000
@@ -51,13 +50,13 @@ def measure(task: str, agents: list[DeployableAgent]) -> list[list[float]]:
     return [done.returns.round(3).tolist() for done in episodes]
 
 
-def go_on(folder: Path, task: str, seed: int, n_steps: int, bits: int | None) -> DeployableAgent:
+def go_on(folder: Path, task: str, seed: int, n_steps: int, scheme: str | None) -> DeployableAgent:
     """Learn on from the saved agent, with a learning rate that falls to 0; the agent as training saw it."""
     schedule = LinearSchedule(LEARNING_RATE, 0.0, 1.0)
     model = SAC.load(folder / "agent", gym.make(task), device="cpu", learning_rate=schedule, learning_starts=0)
     model.load_replay_buffer(folder / "memory")
     model.set_random_seed(seed)
-    model.learn(n_steps, callback=None if bits is None else QuantizedTraining(f"int{bits}"))
+    model.learn(n_steps, callback=None if scheme is None else QuantizedTraining(scheme))
     return as_trained(deployable(model))
 
 
@@ -72,13 +71,13 @@ def run(task: str, seed: int) -> dict[str, Any]:
         model.save(folder / "agent")
         model.save_replay_buffer(folder / "memory")
         agents = {"fp32": go_on(folder, task, seed, settings["more"], None)}
-        for bits in BITS:
-            agents[f"qat int{bits}"] = go_on(folder, task, seed, settings["more"], bits)
+        for scheme in settings["schemes"]:
+            agents[f"qat {scheme}"] = go_on(folder, task, seed, settings["more"], scheme)
     full = agents["fp32"]
     observations = calibration_observations(ReferenceRunner(full), full, gym.make(task))
-    for bits in BITS:
-        agents[f"ptq int{bits}"] = quantize(full, f"int{bits}", observations)
-        agents[f"ptq int{bits}-gptq"] = quantize(full, f"int{bits}-gptq", observations)
+    for scheme in settings["schemes"]:
+        for ptq in (scheme, f"{scheme}-gptq"):
+            agents[f"ptq {ptq}"] = quantize(full, ptq, observations)
     returns = measure(task, list(agents.values()))
     common = {"task": task, "seed": seed, "settings": {**settings, "units": UNITS, "learning_rate": LEARNING_RATE}}
     return {

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 FULL = "fp32"
 METHODS = {
-    "ptq int{}": "after training, to the nearest",
-    "ptq int{}-gptq": "after training, rounded in turn",
-    "qat int{}": "in training",
+    "ptq {}": "after training, to the nearest",
+    "ptq {}-gptq": "after training, rounded in turn",
+    "qat {}": "in training",
 }
 
 
@@ -33,9 +33,9 @@ def spread(returns: np.ndarray) -> str:
     return f"{returns.mean():,.0f}\u00a0±\u00a0{returns.std():,.0f}"
 
 
-def bits_of(runs: list[dict[str, Any]]) -> list[int]:
-    """The numbers of bits, most first."""
-    return sorted((int(name.removeprefix("qat int")) for name in runs[0]["returns"] if name.startswith("qat")), reverse=True)
+def schemes_of(runs: list[dict[str, Any]]) -> list[str]:
+    """The schemes, most bits first."""
+    return [name.removeprefix("qat ") for name in runs[0]["returns"] if name.startswith("qat")]
 
 
 def loss(runs: list[dict[str, Any]], name: str) -> float:
@@ -46,15 +46,15 @@ def loss(runs: list[dict[str, Any]], name: str) -> float:
 
 def aware_table(results: list[dict[str, Any]]) -> str:
     """Markdown: returns of agents quantized after and in training."""
-    lines = [f"| task | bits | {' | '.join(METHODS.values())} |", "|---" * (2 + len(METHODS)) + "|"]
+    lines = [f"| task | scheme | {' | '.join(METHODS.values())} |", "|---" * (2 + len(METHODS)) + "|"]
     for task, runs in by_task(results).items():
-        lines.append(f"| {task} | 32 |{f' {spread(means(runs, FULL))} |' * len(METHODS)}")
-        for bits in bits_of(runs):
+        lines.append(f"| {task} | fp32 |{f' {spread(means(runs, FULL))} |' * len(METHODS)}")
+        for scheme in schemes_of(runs):
             cells = []
             for method in METHODS:
-                name = method.format(bits)
+                name = method.format(scheme)
                 cells.append(f"{spread(means(runs, name))} ({-loss(runs, name):+.1%})")
-            lines.append(f"| {task} | {bits} | {' | '.join(cells)} |")
+            lines.append(f"| {task} | {scheme} | {' | '.join(cells)} |")
     settings = [
         f"{task}: {runs[0]['settings']['full_precision']:,} env steps in full precision, then {runs[0]['settings']['more']:,} "
         f"more, {len(runs)} seeds"
@@ -71,20 +71,19 @@ def aware_table(results: list[dict[str, Any]]) -> str:
 
 
 def aware_picture(results: list[dict[str, Any]], path: Path) -> None:
-    """Return against bits, a panel for each task, a dot for each seed."""
+    """Return by scheme, a panel for each task, a dot for each seed."""
     tasks = by_task(results)
     figure = Figure(figsize=(5 * len(tasks), 3.6), layout="constrained")
     for axes, (task, runs) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
-        bits = bits_of(runs)
+        schemes = schemes_of(runs)
         full = means(runs, FULL)
         axes.axhspan(full.min(), full.max(), color="gray", alpha=0.2)
         axes.axhline(full.mean(), color="gray", linestyle=":", label=FULL)
         for index, (method, label) in enumerate(METHODS.items()):
-            returns = np.array([means(runs, method.format(n)) for n in bits])
-            axes.plot(bits, returns.mean(1), "o-", color=f"C{index}", label=label)
-            axes.plot(bits, returns, ".", color=f"C{index}", alpha=0.5)
-        axes.set(title=task, xlabel="bits of weights and activations", ylabel="return", xticks=bits)
-        axes.invert_xaxis()
+            returns = np.array([means(runs, method.format(scheme)) for scheme in schemes])
+            axes.plot(schemes, returns.mean(1), "o-", color=f"C{index}", label=label)
+            axes.plot(schemes, returns, ".", color=f"C{index}", alpha=0.5)
+        axes.set(title=task, ylabel="return")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -207,16 +207,6 @@ def quantizers(policy: BasePolicy) -> list[Quantizer]:
     return [module for module in policy.modules() if isinstance(module, Quantizer)]
 
 
-def quantized_layers(policy: BasePolicy) -> list[QuantizedLinear]:
-    """
-    The quantized layers of a policy.
-
-    :param policy: any policy
-    :return: layers, also those of target networks
-    """
-    return [module for module in policy.modules() if isinstance(module, QuantizedLinear)]
-
-
 def _make_quantized(layer: nn.Linear, quantizer: Quantizer) -> None:
     """Make a linear layer a quantized one; one that is already keeps its ranges."""
     if isinstance(layer, QuantizedLinear):

@@ -6,8 +6,8 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_asym.deployment.from_sb3 import deployable
-from sb3_asym.quantization.fake import QuantizedPolicy, quantized_layers, quantizers
+from sb3_asym.deployment.from_sb3 import deployable, deployed_networks, linear_layers
+from sb3_asym.quantization.fake import QuantizedPolicy, quantizers
 from sb3_asym.quantization.schemes import Scheme
 
 
@@ -87,10 +87,12 @@ class QuantizedTraining(BaseCallback):
 
 def finish(model: BaseAlgorithm) -> None:
     """
-    Put the weights of an agent that learned quantized on their grids, which changes nothing that it does.
+    Put the weights that are deployed of an agent that learned quantized on their grids, which changes nothing that it does.
 
     :param model: agent that learned with :class:`QuantizedTraining`
     """
-    model.policy.set_training_mode(False)  # ranges stay
-    for layer in quantized_layers(model.policy):
-        layer.weight.data.copy_(layer.trained()[0])
+    policy: Any = model.policy
+    policy.set_training_mode(False)  # ranges stay
+    for part in deployed_networks(policy).values():
+        for layer in linear_layers(part.modules):
+            layer.weight.data.copy_(layer.trained()[0])  # type: ignore[operator]

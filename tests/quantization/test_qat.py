@@ -12,9 +12,10 @@ from torch import nn
 
 from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable, load_model
+from sb3_asym.deployment.from_sb3 import deployed_networks, linear_layers
 from sb3_asym.export import export_c
 from sb3_asym.quantization import QuantizedTraining, as_trained, quantize
-from sb3_asym.quantization.fake import QuantizedLinear, QuantizedPolicy, Quantizer, quantized_layers
+from sb3_asym.quantization.fake import QuantizedLinear, QuantizedPolicy, Quantizer
 from sb3_asym.quantization.schemes import Scheme
 from sb3_asym.update.compiled import CompiledUpdate, obstacle_to_compiling
 from sb3_asym.update.graph import CompiledUpdateUnavailable
@@ -77,9 +78,9 @@ def test_what_is_deployed_is_what_was_trained(name, scheme):
     others = deployed.actions(OBSERVATIONS, options)
     assert same_rows(actions, others) > 0.99  # a number may be rounded up in one and down in the other
     assert np.abs(actions - others).max() <= (0.5 if scheme != "w4-tensor-affine" else 1e-4)
-    for layer in quantized_layers(model.policy):  # the weights lie on their grids
-        np.testing.assert_allclose(layer.weight.detach(), layer.trained()[0], atol=1e-6)
-        assert isinstance(layer, nn.Linear)
+    for part in deployed_networks(model.policy).values():
+        for layer in linear_layers(part.modules):  # the weights lie on their grids
+            np.testing.assert_allclose(layer.weight.detach(), layer.trained()[0], atol=1e-6)
     if scheme == "int8":
         exported = quantize(agent, "int8")  # no observations: the ranges are those of training
         np.testing.assert_array_equal(exported.actions(OBSERVATIONS, options), others)
@@ -202,7 +203,7 @@ def test_a_network_learns_to_live_with_few_bits():
         network(x)
         for layer in layers:
             layer.quantizer.on = True
-        return float(nn.functional.mse_loss(network(x), y))
+        return float(nn.functional.mse_loss(network(x), y).detach())
 
     network = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1))
     fit(network, 500)
