@@ -137,6 +137,11 @@ class _Sweep:
 
     def _agent(self, env: gym.Env) -> DeployableAgent:
         if is_image_space(self.model.observation_space):
+            statistics = self.vec_normalize or self.model.get_vec_normalize_env()
+            if statistics is not None and statistics.norm_obs:
+                raise ValueError(
+                    "Images that VecNormalize normalizes cannot be quantized: use norm_obs=False, as SB3 scales them."
+                )
             return image_agent(self.model, env)
         return deployable(self.model, self.vec_normalize)
 

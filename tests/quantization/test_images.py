@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym import AsymSAC
 from sb3_asym.quantization import Scheme, quantize, sweep
@@ -124,3 +125,9 @@ def test_an_agent_that_switches_on_images_is_refused():
     model = AsymSAC("CnnPolicy", Spot(discrete=False), buffer_size=50, device="cpu", policy_kwargs=settings)
     with pytest.raises(ValueError, match="Only vectors of numbers and single images can be quantized"):
         sweep(model, lambda: Spot(discrete=False), n_eval_episodes=1)
+
+
+def test_normalized_images_are_refused():
+    env = VecNormalize(DummyVecEnv([Spot]))
+    with pytest.raises(ValueError, match="Images that VecNormalize normalizes cannot be quantized"):
+        sweep(KINDS["DQN"](), Spot, vec_normalize=env, n_eval_episodes=1)
