@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
+from quantization_aware_tables import aware_picture, aware_table
+from quantization_tables import quantization_picture, quantization_summary, quantization_table, width_text
 
 from sb3_asym.evaluation.plotting import learning_curves
 
@@ -375,6 +377,15 @@ def main() -> None:
         runs = json.loads((RESULTS / "distillation.json").read_text())
         distillation_picture(runs, RESULTS / "distillation.png")
         tables |= distillation_tables(runs)
+    if (RESULTS / "quantization_aware.json").exists():
+        runs = json.loads((RESULTS / "quantization_aware.json").read_text())
+        aware_picture(runs, RESULTS / "quantization_aware.png")
+        tables["quantization_aware"] = aware_table(runs)
+    if (RESULTS / "quantization.json").exists():
+        runs = json.loads((RESULTS / "quantization.json").read_text())
+        quantization_picture(runs, RESULTS / "quantization.png")
+        quantized = {"": quantization_summary, ", agents": quantization_table, ", width": width_text}
+        tables |= {f"quantization{part}": make(runs) for part, make in quantized.items()}
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

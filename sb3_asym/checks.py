@@ -51,7 +51,7 @@ def check_model_file(
     :raises ValueError: if the file is damaged, or holds another model
     """
     data = read_model_data(path, custom_objects)
-    saved = data.get("policy_class")
+    saved = saved_policy_class(data)
     if not isinstance(saved, type) or not issubclass(saved, policy_class):
         name = f"{saved.__module__}.{saved.__qualname__}" if isinstance(saved, type) else "none"
         raise ValueError(f"{path} is not a model that {algorithm} saved: its policy is {name}.")
@@ -78,6 +78,17 @@ def read_model_data(path: str | Path | io.BufferedIOBase, custom_objects: dict[s
     if not data or not params:
         raise ValueError(f"{path} is not a model that SB3 or sb3-asym saved, or it is damaged (it has no weights).")
     return data
+
+
+def saved_policy_class(data: dict[str, Any]) -> Any:
+    """
+    The policy class of a saved model, also where the policy learned quantized and its class is wrapped for that.
+
+    :param data: attributes of the model
+    :return: the class, or None
+    """
+    given = data.get("policy_class")
+    return getattr(given, "policy_class", given)
 
 
 def check_finite(values: Any, what: str, rows: bool = True) -> None:

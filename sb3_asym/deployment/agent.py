@@ -1,6 +1,6 @@
 """A deployable agent: plain layers, input normalization and the conversion of outputs to actions."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,20 @@ class ObservationPart(NamedTuple):
     size: int
 
 
+class Trained(NamedTuple):
+    """
+    The grid on which a layer was trained.
+
+    :param scheme: name of the quantization scheme
+    :param low: least value of each input, ``(n_in,)`` in the first layer, ``(1,)`` in the others
+    :param high: greatest value of each input
+    """
+
+    scheme: str
+    low: np.ndarray
+    high: np.ndarray
+
+
 @dataclass(frozen=True)
 class Dense:
     """
@@ -33,11 +47,13 @@ class Dense:
     :param bias: biases, ``(n_out,)`` of the same type
     :param activations: torch modules that follow the layer, of the types in
         :data:`sb3_asym.deployment.activations.ACTIVATIONS`
+    :param trained: grid on which the layer was trained, or None where it was trained in full precision
     """
 
     weight: np.ndarray
     bias: np.ndarray
     activations: tuple[nn.Module, ...]
+    trained: Trained | None = field(default=None, kw_only=True)
 
     @property
     def precision(self) -> str:
@@ -92,6 +108,11 @@ class Network:
     def precision(self) -> str:
         """Precision of the weights, "fp32", "fp16" or "int8"."""
         return self.layers[0].precision
+
+    @property
+    def is_trained_quantized(self) -> bool:
+        """Whether the layers were trained on grids, so that the ranges of their inputs are known."""
+        return len(self.layers) > 0 and all(layer.trained is not None for layer in self.layers)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -34,20 +34,14 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
     """
     policy: Any = model.policy
     observations = _observation_parts(model.observation_space)
-    if isinstance(policy, AsymSACPolicy):
-        networks = []
-        for name, actor in zip(policy.option_names, policy.actors, strict=True):
-            networks.append(_network(name, actor, actor.latent_pi, actor.mu, nn.Tanh()))
-        master = _network("master", policy.master.q_net, policy.master.q_net.q_net)
-        option_length = policy.option_length
-    else:
-        networks, master, option_length = [_plain_network(policy)], None, 1
-    output, low, high = _output(model.action_space, policy)
+    networks = {name: _network(name, part) for name, part in deployed_networks(policy).items()}
+    master = networks.pop("master", None)
+    output, low, high = action_output(model.action_space, policy)
     return DeployableAgent(
         algorithm=type(model).__name__,
-        sub_policies=tuple(networks),
+        sub_policies=tuple(networks.values()),
         master=master,
-        option_length=option_length,
+        option_length=1 if master is None else policy.option_length,
         observations=observations,
         is_dict=isinstance(model.observation_space, spaces.Dict),
         normalization=_normalization(observations, vec_normalize or model.get_vec_normalize_env()),
@@ -57,35 +51,73 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
     )
 
 
-def _plain_network(policy: Any) -> Network:
-    """The network of an SB3 policy without options that ``predict(deterministic=True)`` runs."""
+class DeployedNetwork(NamedTuple):
+    """
+    The part of a policy that is deployed as one network.
+
+    :param owner: module with the features extractor
+    :param modules: torch modules that run in a chain from the features on
+    :param n_averaged: number of quantiles over whose mean the network acts, 1 without quantiles
+    """
+
+    owner: Any
+    modules: tuple[nn.Module, ...]
+    n_averaged: int = 1
+
+
+def deployed_networks(policy: Any) -> dict[str, DeployedNetwork]:
+    """
+    What ``predict(deterministic=True)`` runs of a policy.
+
+    :param policy: policy of a model that can be deployed
+    :return: parts by the name of their network, sub-policies first; "master" with options, "policy" without
+    :raises ValueError: if the policy has no deployable form
+    """
+    if isinstance(policy, AsymSACPolicy):
+        actors = zip(policy.option_names, policy.actors, strict=True)
+        parts = {name: DeployedNetwork(actor, (actor.latent_pi, actor.mu, nn.Tanh())) for name, actor in actors}
+        return {**parts, "master": DeployedNetwork(policy.master.q_net, (policy.master.q_net.q_net,))}
+    return {"policy": _plain_network(policy)}
+
+
+def _plain_network(policy: Any) -> DeployedNetwork:
+    """The network of an SB3 policy without options."""
     if isinstance(policy, DQNPolicy):
-        return _network("policy", policy.q_net, policy.q_net.q_net)
+        return DeployedNetwork(policy.q_net, (policy.q_net.q_net,))
     if isinstance(policy, ActorCriticPolicy):
         squash = [nn.Tanh()] if policy.squash_output else []
-        return _network("policy", policy, policy.mlp_extractor.policy_net, policy.action_net, *squash)
+        return DeployedNetwork(policy, (policy.mlp_extractor.policy_net, policy.action_net, *squash))
     if type(policy).__module__.startswith("sb3_contrib.qrdqn"):
-        return _mean_of_quantiles(_network("policy", policy.quantile_net, policy.quantile_net.quantile_net), policy)
+        return DeployedNetwork(policy.quantile_net, (policy.quantile_net.quantile_net,), policy.n_quantiles)
     actor: Any = getattr(policy, "actor", None)
     if isinstance(actor, TD3Actor):
-        return _network("policy", actor, actor.mu)
+        return DeployedNetwork(actor, (actor.mu,))
     if isinstance(actor, SACActor) or type(actor).__module__.startswith("sb3_contrib.tqc"):
-        return _network("policy", actor, actor.latent_pi, actor.mu, nn.Tanh())
+        return DeployedNetwork(actor, (actor.latent_pi, actor.mu, nn.Tanh()))
     raise ValueError(f"A {type(policy).__module__}.{type(policy).__name__} has no deployable form here.")
 
 
-def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
-    """Network of the dense layers and activations in a sequence of torch modules."""
-    extractor = getattr(owner, "pi_features_extractor", None) or owner.features_extractor
+def linear_layers(modules: tuple[nn.Module, ...]) -> list[nn.Linear]:
+    """
+    The linear layers of a network.
+
+    :param modules: torch modules that run in a chain
+    :return: its linear layers, in order
+    """
+    return [module for module in _flat(modules) if isinstance(module, nn.Linear)]
+
+
+def _network(name: str, part: DeployedNetwork) -> Network:
+    """Network of the dense layers and activations in a chain of torch modules."""
+    extractor = getattr(part.owner, "pi_features_extractor", None) or part.owner.features_extractor
     if not isinstance(extractor, FlattenExtractor | CombinedExtractor) or any(True for _ in extractor.parameters()):
         raise ValueError(
             f"The features extractor {type(extractor).__name__} of {name} cannot be exported: only flat inputs can."
         )
     layers: list[Dense] = []
-    for module in _flat(modules):
+    for module in _flat(part.modules):
         if isinstance(module, nn.Linear):
-            bias = np.zeros(module.out_features, dtype=np.float32) if module.bias is None else _array(module.bias)
-            layers.append(Dense(_array(module.weight), bias, ()))
+            layers.append(_dense(module))
         elif layers and type(module) in ACTIVATIONS and ACTIVATIONS[type(module)].supports(module):
             layers[-1] = replace(layers[-1], activations=(*layers[-1].activations, module))
         else:
@@ -94,15 +126,22 @@ def _network(name: str, owner: Any, *modules: nn.Module) -> Network:
             raise ValueError(f"The layer {layer} of {name} cannot be exported; these can: {supported}.")
     if [layer.weight.shape[1] for layer in layers] != [extractor.features_dim, *(len(layer.bias) for layer in layers[:-1])]:
         raise ValueError(f"The layers of {name} are no plain chain from the observation on: {name} cannot be exported.")
-    return Network(name, tuple(layers))
+    return _mean_over_quantiles(Network(name, tuple(layers)), part.n_averaged)
 
 
-def _mean_of_quantiles(network: Network, policy: Any) -> Network:
+def _dense(module: nn.Linear) -> Dense:
+    """A linear layer; one that learned quantized says what is deployed of it."""
+    quantized: Any = getattr(module, "trained", None)
+    weight, trained = (module.weight, None) if quantized is None else quantized()
+    bias = np.zeros(module.out_features, dtype=np.float32) if module.bias is None else _array(module.bias)
+    return Dense(_array(weight), bias, (), trained=trained)
+
+
+def _mean_over_quantiles(network: Network, n_quantiles: int) -> Network:
     """Fold the mean over quantiles, QR-DQN's q-value (Dabney et al. 2018, equation 9), into the last layer."""
     *layers, last = network.layers
-    shape = (policy.n_quantiles, int(policy.action_space.n))
-    weight = last.weight.reshape(*shape, -1).mean(0)
-    return replace(network, layers=(*layers, replace(last, weight=weight, bias=last.bias.reshape(shape).mean(0))))
+    weight, bias = (values.reshape(n_quantiles, -1, *values.shape[1:]).mean(0) for values in (last.weight, last.bias))
+    return replace(network, layers=(*layers, replace(last, weight=weight, bias=bias)))
 
 
 def _flat(modules: tuple[nn.Module, ...]) -> Iterator[nn.Module]:
@@ -151,8 +190,15 @@ def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None)
     return Normalization(*(values.astype(np.float32) for values in (mean, gain, clip)))
 
 
-def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """Conversion of outputs to actions, and the lower and upper bounds of the actions."""
+def action_output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    """
+    How the outputs of a policy become actions.
+
+    :param space: action space
+    :param policy: policy of SB3
+    :return: conversion, and lower and upper bounds, see :class:`DeployableAgent`
+    :raises ValueError: if there is no such conversion
+    """
     if isinstance(space, spaces.Discrete):
         if space.start != 0:
             raise ValueError(f"Actions of the space {space} cannot be exported: they must start at 0.")

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym.checks import check_file, read_model_data
+from sb3_asym.checks import check_file, read_model_data, saved_policy_class
 from sb3_asym.deployment.recording import SampledObservations
 from sb3_asym.envs import load_vec_normalize
 
@@ -38,7 +38,7 @@ def load_model(path: str | Path) -> BaseAlgorithm:
     check_file(path)
     _check_that_gymnasium_made(Path(path))
     data = read_model_data(path)
-    module = getattr(data.get("policy_class"), "__module__", "unknown")
+    module = getattr(saved_policy_class(data), "__module__", "unknown")
     for start, (package, name) in ALGORITHMS.items():
         if module.startswith(start):
             algorithm = getattr(import_module(package), _sibling(name, data))

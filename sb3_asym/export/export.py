@@ -16,22 +16,21 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.deployment.from_sb3 import deployable
-from sb3_asym.deployment.recording import Recording, SampledObservations, record
+from sb3_asym.deployment.recording import Recording, SampledObservations, errors, record
 from sb3_asym.deployment.runners import ModelRunner, ReferenceRunner, Runner
 from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.export.c_runner import CFormat
-from sb3_asym.export.folder import atomic_folder, write_manifest
+from sb3_asym.export.folder import write_manifest
 from sb3_asym.export.format import Format
-from sb3_asym.export.report import ExportReport, count_failures, errors
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.export.report import ExportReport, count_failures
+from sb3_asym.files import atomic_folder
+from sb3_asym.quantization.ptq import as_trained, calibration_observations, quantize
+from sb3_asym.quantization.schemes import parse_precision
 from sb3_asym.versions import versions
 
 N_SELFTEST_STEPS = 200
 N_RECORDED_STEPS = 1000
 N_CHECKED_STEPS = 20
-CALIBRATION_EPISODES = 10
-CALIBRATION_SEED = 1_000_000
-"""Seed far from those of the episodes over which the exported agent is measured."""
 
 
 def export_c(
@@ -116,7 +115,9 @@ def _export(
     vec_normalize = vec_normalize or model.get_vec_normalize_env()
     agent = deployable(model, vec_normalize)
     precisions = parse_precision(precision, tuple(network.name for network in agent.networks))
-    if env is None and "int8" in precisions.values():
+    trained = as_trained(agent)
+    calibrated = any(precisions[network.name] == "int8" and not network.is_trained_quantized for network in agent.networks)
+    if env is None and calibrated:
         raise ValueError("int8 is calibrated on observations of rollouts: name the env.")
     rollout_env = make_env(env) if isinstance(env, str) else env or SampledObservations(model)
     if isinstance(rollout_env, VecEnv):
@@ -129,12 +130,12 @@ def _export(
         return record(runner, agent, rollout_env, on_episode=on_episode, **limits)
 
     with atomic_folder(Path(folder)) as written:
-        _check_that_predict_agrees(agent, rollout(model_runner, n_steps=N_CHECKED_STEPS))
+        _check_that_predict_agrees(trained, rollout(model_runner, n_steps=N_CHECKED_STEPS))
         exported = agent
         if set(precisions.values()) != {"fp32"}:
             observations = None
-            if "int8" in precisions.values():
-                observations = rollout(model_runner, n_episodes=CALIBRATION_EPISODES, seed=CALIBRATION_SEED).observations
+            if calibrated:
+                observations = calibration_observations(model_runner, agent, rollout_env, on_episode)
             exported = quantize(agent, precisions, observations)
         recording = rollout(model_runner if exported is agent else ReferenceRunner(exported), n_steps=N_RECORDED_STEPS)
         target.write(exported, recording.head(N_SELFTEST_STEPS), written)
@@ -146,7 +147,7 @@ def _export(
         else:
             measured = rollout(runner, n_episodes=n_episodes) if n_episodes else rollout(runner, n_steps=N_RECORDED_STEPS)
             failures = count_failures(exported, runner, recording.head(N_SELFTEST_STEPS))
-            report = replace(report, selftest_failures=failures, **errors(agent, measured))
+            report = replace(report, selftest_failures=failures, **errors(trained, measured))
             if n_episodes:
                 report = report.with_returns(measured.returns, rollout(model_runner, n_episodes=n_episodes).returns)
             if exported is not agent:

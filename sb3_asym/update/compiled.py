@@ -18,7 +18,7 @@ from torch import nn
 from sb3_asym.buffers import Batch
 from sb3_asym.update.agent import Agent
 from sb3_asym.update.compiled_master import CompiledMasterUpdate
-from sb3_asym.update.flat import Activation, FlatNetworks, Layer, Stack, adam, assign, concatenate, forward
+from sb3_asym.update.flat import Activation, FlatNetworks, Layer, Stack, adam, are_plain, assign, concatenate, forward
 from sb3_asym.update.graph import GraphCache
 from sb3_asym.update.losses import critic_loss, soft_value, squashed_gaussian
 
@@ -247,6 +247,8 @@ def obstacle_to_compiling(agent: Agent) -> str | None:
     extractors = [network.features_extractor for network in (*policy.actors, *policy.critics, policy.master.q_net)]
     q_networks = [q_network for critic in policy.critics for q_network in critic.q_networks]
     networks = [*(actor.latent_pi for actor in policy.actors), *q_networks, policy.master.q_net.q_net]
+    layers = [layer for network in networks for layer in network]
+    kinds = (nn.Linear, policy.activation_fn)
     optimizers = [network.optimizer for network in (*policy.actors, *policy.critics, policy.master)]
     reasons = {
         "no C++ compiler was found": agent.device.type == "cpu" and not compilers,
@@ -256,9 +258,8 @@ def obstacle_to_compiling(agent: Agent) -> str | None:
         ),
         "the optimizer is not a plain Adam": any(type(o) is not th.optim.Adam for o in optimizers)
         or any(o.param_groups[0][key] for o in optimizers for key in ("weight_decay", "amsgrad", "maximize")),
-        "a network has other layers than linear ones": any(
-            type(layer) not in (nn.Linear, policy.activation_fn) for network in networks for layer in network
-        ),
+        "training is quantized": not are_plain(layer for layer in layers if isinstance(layer, nn.Linear)),
+        "a network has other layers than linear ones": any(type(layer) not in kinds for layer in layers),
         "the activation function has weights": any(True for _ in policy.activation_fn().parameters()),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

@@ -1,6 +1,6 @@
 """Networks of one shape, their weights and their optimizers' state in a few flat tensors, for compiled updates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch as th
 from torch import nn
@@ -75,7 +75,8 @@ class FlatNetworks:
     def __init__(self, stacks: Sequence[Stack], optimizers: Sequence[th.optim.Optimizer], targets: Sequence[Stack] = ()):
         self.stacks = stacks
         self.optimizers = optimizers
-        device = stacks[0].layers[0][0][0].weight.device
+        self._linears = [part for stack in stacks for layer in stack.layers for network in layer for part in network]
+        device = self._linears[0].weight.device
         self.flat, self.exp_avg, self.exp_avg_sq = (
             th.zeros(sum(stack.size for stack in stacks), device=device) for _ in range(3)
         )
@@ -99,8 +100,10 @@ class FlatNetworks:
         """
         Make parameters and optimizers' states views of the flat ones, keeping their values: after loading, they are not.
 
-        :raises CompiledUpdateUnavailable: if the optimizers have not taken the same number of steps
+        :raises CompiledUpdateUnavailable: if the optimizers have not taken the same number of steps, or training is quantized
         """
+        if not are_plain(self._linears):
+            raise CompiledUpdateUnavailable("training is quantized")
         self.bind_parameters()
         for optimizer in self.optimizers:
             parameters = optimizer.param_groups[0]["params"]
@@ -155,6 +158,16 @@ def _parameters(stacks: Sequence[Stack], flat: th.Tensor) -> Iterator[tuple[th.T
     """Each parameter with its view of the weights."""
     for stack, part in _parts(stacks, flat):
         yield from stack.parameters(part)
+
+
+def are_plain(layers: Iterable[nn.Linear]) -> bool:
+    """
+    Whether layers do what torch's own do; those that learn quantized are of a subclass.
+
+    :param layers: linear layers
+    :return: True if none is of a subclass
+    """
+    return all(type(layer) is nn.Linear for layer in layers)
 
 
 def forward(layers: Sequence[Layer], inputs: Sequence[th.Tensor], activation: Activation) -> th.Tensor:

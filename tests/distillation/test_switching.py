@@ -10,10 +10,10 @@ from stable_baselines3 import A2C, PPO, SAC, TD3
 
 from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable, load_model
+from sb3_asym.deployment.rollouts import EnvPool, Episodes, run_episodes
 from sb3_asym.distillation import DistillationSettings, distill, switching
 from sb3_asym.distillation.cotraining import cotrain
 from sb3_asym.distillation.entries import Entry
-from sb3_asym.distillation.rollouts import EnvPool, Episodes, run_episodes
 from sb3_asym.distillation.students import Schedule, Students
 from sb3_asym.distillation.switching import (
     RandomChoice,
