@@ -28,6 +28,7 @@ from sb3_asym.distillation.to_sb3 import to_sb3
 from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.files import atomic_folder
 from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import EXPORTED
 from sb3_asym.versions import versions
 
 WIDTHS = (4, 8, 12, 16, 24, 32, 48, 72, 96, 128)
@@ -287,7 +288,7 @@ class Distillation:
         """The students in int8, calibrated on the states that they learned from."""
         states = np.concatenate(self.observations)[-10_000:]
         for entry in [entry for entry in self.entries if entry.kind == "student"]:
-            self.entries.append(Entry(f"{entry.name}, int8", "int8", quantize(entry.agent, {"policy": "int8"}, states)))
+            self.entries.append(Entry(f"{entry.name}, int8", "int8", quantize(entry.agent, EXPORTED["int8"], states)))
 
     def _run(self, kind: str) -> None:
         """Run the selection or the held-out episodes of all agents that lack them."""

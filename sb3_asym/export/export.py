@@ -25,7 +25,7 @@ from sb3_asym.export.format import Format
 from sb3_asym.export.report import ExportReport, count_failures
 from sb3_asym.files import atomic_folder
 from sb3_asym.quantization.ptq import as_trained, calibration_observations, quantize
-from sb3_asym.quantization.schemes import parse_precision
+from sb3_asym.quantization.schemes import EXPORTED, parse_precision
 from sb3_asym.versions import versions
 
 N_SELFTEST_STEPS = 200
@@ -136,7 +136,7 @@ def _export(
             observations = None
             if calibrated:
                 observations = calibration_observations(model_runner, agent, rollout_env, on_episode)
-            exported = quantize(agent, precisions, observations)
+            exported = quantize(agent, {name: EXPORTED[precision] for name, precision in precisions.items()}, observations)
         recording = rollout(model_runner if exported is agent else ReferenceRunner(exported), n_steps=N_RECORDED_STEPS)
         target.write(exported, recording.head(N_SELFTEST_STEPS), written)
         report = ExportReport(target.name, precisions, target.n_bytes(exported), target.n_bytes(agent))

@@ -21,6 +21,9 @@ TARGETS = {
 }
 """Target networks by the networks that they follow, as SB3's and our policies name them."""
 
+RANGE_RATE = 0.01
+"""Step size of the running averages of ranges."""
+
 
 class Quantizer(nn.Module):
     """
@@ -44,13 +47,14 @@ class Quantizer(nn.Module):
 
     def observe(self, inputs: th.Tensor) -> None:
         """
-        Widen the ranges.
+        Move the ranges: running averages of the least and the greatest inputs of a batch (Jacob et al. 2018, section 3.1), so
+        that what was rare, or long ago, does not make grids coarse.
 
         :param inputs: inputs of the layer, ``(…, n_in)``
         """
         inputs = inputs.detach().reshape(-1, len(self.low))
-        self.low.copy_(th.fmin(self.low, inputs.amin(0)))
-        self.high.copy_(th.fmax(self.high, inputs.amax(0)))
+        for bound, found in ((self.low, inputs.amin(0)), (self.high, inputs.amax(0))):
+            bound.copy_(th.where(bound.isnan(), found, bound.lerp(found, RANGE_RATE)))
 
     @property
     def is_ready(self) -> bool:
@@ -103,7 +107,7 @@ class QuantizedLinear(nn.Linear):
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
-        Run the layer; in training mode, ranges widen to the inputs.
+        Run the layer; in training mode, ranges move to the inputs'.
 
         :param inputs: ``(…, n_in)``
         :return: ``(…, n_out)``

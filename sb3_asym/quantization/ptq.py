@@ -44,8 +44,8 @@ def quantize(
     :param agent: agent in fp32
     :param schemes: scheme of all networks, or by network; as text too, see :class:`Scheme`
     :param observations: ``(n_steps, obs_dim)`` observations of rollouts, from which quantized activations take their ranges,
-        and by which weights are rounded in turn; None for schemes that need none, or where the agent was trained quantized,
-        whose ranges are kept
+        and by which weights are rounded in turn; None for schemes that need none, or where the agent was trained quantized:
+        its ranges are kept, and its weights, which lie on their grid, are rounded to the nearest
     :return: agent in these precisions: exactly as it is exported in fp16 and int8, simulated in float32 in other schemes
     :raises ValueError: if there is no such scheme, it needs observations and there are none, or a weight is too large for fp16
     """
@@ -53,13 +53,18 @@ def quantize(
     given = schemes if isinstance(schemes, Mapping) else dict.fromkeys(names, schemes)
     parsed = {name: Scheme.parse(given[name]) for name in names}
     for network in agent.networks:
-        scheme = parsed[network.name]
-        needed = scheme.gptq or (scheme.activation_bits is not None and not network.is_trained_quantized)
-        if needed and (observations is None or len(observations) == 0):
-            raise ValueError(f"{scheme} needs observations of rollouts to calibrate: name the env.")
+        missing = observations is None or len(observations) == 0
+        if parsed[network.name].needs_observations and not network.is_trained_quantized and missing:
+            raise ValueError(f"{parsed[network.name]} needs observations of rollouts to calibrate: name the env.")
 
     def convert(network: Network) -> Network:
-        return _quantize_network(network, parsed[network.name], agent, observations)
+        scheme = parsed[network.name]
+        if scheme.is_float or isinstance(network, ImageNetwork):
+            return _quantize_network(network, scheme, agent, observations)
+        if network.is_trained_quantized:
+            return _quantize_network(network, replace(scheme, gptq=False), agent, observations)
+        chooses = network is agent.master or agent.output == "argmax"
+        return _quantize_network(_centred(network) if chooses else network, scheme, agent, observations)
 
     master = None if agent.master is None else convert(agent.master)
     return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies)), master=master)
@@ -88,6 +93,16 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
         if scheme.gptq:
             after = layers[-1].forward(after)
     return replace(network, layers=tuple(layers))
+
+
+def _centred(network: Network) -> Network:
+    """
+    A network that chooses by its greatest output, less the mean of its outputs: the choice is the same, and the last layer's
+    grids are as fine as the differences between outputs, not as coarse as the outputs themselves.
+    """
+    *layers, last = network.layers
+    last = replace(last, weight=last.weight - last.weight.mean(0), bias=last.bias - last.bias.mean())
+    return replace(network, layers=(*layers, last))
 
 
 def as_trained(agent: DeployableAgent) -> DeployableAgent:

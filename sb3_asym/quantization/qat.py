@@ -18,7 +18,7 @@ class QuantizedTraining(BaseCallback):
     After ``delay`` env steps in full precision, the networks that are deployed calculate with weights and activations on
     their grids, in training and in acting, and gradients pass straight through the rounding (Jacob et al. 2018, arXiv
     1712.05877, section 3; QuaRL, Krishnan et al. 2019, arXiv 1910.01055, section 3.2). The grids are those of the exported
-    int8, over the least and greatest inputs that a layer has had in training, before and after ``delay``. Target networks
+    int8, over the range of inputs that a layer has in training: running averages of their minimum and maximum. Target networks
     calculate as the networks that they follow.
 
     When training ends, the weights lie on their grids. The agent is quantized from then on: it is saved and loaded so, and

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
-PRECISIONS = ("fp32", "fp16", "int8")
-"""Names of the schemes in which an agent can be exported."""
+EXPORTED = {"fp32": "fp32", "fp16": "fp16", "int8": "int8-gptq"}
+"""Scheme of each precision in which an agent can be exported."""
 Array = Any
 """A numpy array or a torch tensor; what comes out is of the same kind."""
 LEAST_RANGE, LEAST_WEIGHT = 1e-6, 1e-30
@@ -262,8 +262,8 @@ def parse_precision(text: str, names: tuple[str, ...]) -> dict[str, str]:
     for name, precision in given.items():
         if name not in names:
             raise ValueError(f"There is no network {name!r} to quantize: the agent has {', '.join(names)}.")
-        if precision not in PRECISIONS:
-            raise ValueError(f"The precision of {name} must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        if precision not in EXPORTED:
+            raise ValueError(f"The precision of {name} must be one of {', '.join(EXPORTED)}, got {precision!r}.")
     return {name: given.get(name, "fp32") for name in names}
 
 

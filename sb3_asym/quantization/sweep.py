@@ -24,7 +24,7 @@ from sb3_asym.quantization.images import image_agent
 from sb3_asym.quantization.picture import draw_sweep
 from sb3_asym.quantization.ptq import CALIBRATION_EPISODES, calibration_observations, quantize, weights
 from sb3_asym.quantization.report import Form, LayerWeights, SweepReport, relative_errors, smallest_within
-from sb3_asym.quantization.schemes import PRECISIONS, Scheme
+from sb3_asym.quantization.schemes import EXPORTED, Scheme
 from sb3_asym.versions import versions
 
 BITS = (8, 6, 4, 3, 2)
@@ -128,7 +128,7 @@ class _Sweep:
             forms=ordered,
             tolerance=self.tolerance,
             smallest=smallest_within(ordered, self.tolerance),
-            smallest_exported=smallest_within((form for form in ordered if form.scheme in PRECISIONS), self.tolerance),
+            smallest_exported=smallest_within((form for form in ordered if form.scheme in EXPORTED.values()), self.tolerance),
             n_episodes=self.n_episodes,
             seconds=time.perf_counter() - start,
             seed=self.seed,
