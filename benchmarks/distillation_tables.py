@@ -1,6 +1,7 @@
 """The table and the picture of ``results/distillation.json``, for ``draw.py``."""
 
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ def cheapest(run: dict[str, Any], keep: float) -> tuple[dict[str, Any] | None, f
     return None, 1.0
 
 
-def distillation_table(results: list[dict[str, Any]]) -> str:
-    """Markdown: for each teacher the cheapest student that keeps 95 and 98 %, by other episodes than those reported."""
+def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] = KEEP) -> str:
+    """Markdown: for each teacher the cheapest student that surely keeps 95 and 98 %, by other episodes than those reported."""
     heads = ["teacher", "seeds", "return", "FLOPs"]
-    for keep in KEEP:
+    for keep in keeps:
         heads += [f"{keep:.0%}: FLOPs", "of the teacher", "kept, held out"]
     lines = [f"| {' | '.join([*heads, 'minutes'])} |", "|" + "---|" * (len(heads) + 1)]
     for name, runs in by_agent(results, "dagger").items():
@@ -49,7 +50,7 @@ def distillation_table(results: list[dict[str, Any]]) -> str:
         rewards = [teacher["mean_reward"] for teacher in teachers]
         flops = teachers[0]["flops_per_inference"]
         cells = [name.replace("_", " "), str(len(runs)), f"{np.mean(rewards):,.0f}", f"{flops:,.0f}"]
-        for keep in KEEP:
+        for keep in keeps:
             found = [cheapest(run, keep) for run in runs]
             students = [student for student, _ in found if student is not None]
             if len(students) < len(runs):
@@ -136,7 +137,14 @@ def int8_table(results: list[dict[str, Any]]) -> str:
 
 def distillation_tables(results: list[dict[str, Any]]) -> dict[str, str]:
     """All tables, by their marks in the docs."""
-    tables = {"": distillation_table, ", methods": methods_table, ", int8": int8_table, ", switching": switching_table}
+    short = partial(distillation_table, keeps=(0.98,))
+    tables = {
+        "": distillation_table,
+        ", short": short,
+        ", methods": methods_table,
+        ", int8": int8_table,
+        ", switching": switching_table,
+    }
     return {f"distillation{mark}": table(results) for mark, table in tables.items()}
 
 
