@@ -39,9 +39,9 @@ def actors_table(result: dict[str, Any]) -> str:
     n_rounds = len(benches[0]["rows"][0]["steps_per_cpu_second"])
     installed = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     note = (
-        f"{benches[0]['env']}: env steps of an actor per second of processor time, medians of {n_rounds} rounds that alternate "
-        f"between the columns, new weights every {benches[0]['pull_every']:,} steps; two cores that other processes were busy "
-        f"on too. Pull and load, and packing, are int8's. {installed}."
+        f"{benches[0]['env']}: env steps of an actor per second of processor time, medians of {n_rounds} rounds that "
+        f"alternate between the columns, new weights every {benches[0]['pull_every']:,} steps; two cores that other "
+        f"processes were busy on too. Pull and load, and packing, are int8's. {installed}."
     )
     return "\n".join([*lines, "", note])
 

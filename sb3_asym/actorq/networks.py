@@ -28,7 +28,8 @@ def acting_form(model: BaseAlgorithm) -> tuple[DeployableAgent, bool]:
     The networks that explore: those of the deployable form, with the heads for mean and log standard deviation as one layer.
 
     :param model: a SAC, TQC, AsymSAC, TD3, DDPG, DQN or QRDQN model
-    :return: the agent in fp32, with arrays that may be the model's own memory, and whether its sub-policies put out means and log standard deviations, before the squashing
+    :return: the agent in fp32, with arrays that may be the model's own memory, and whether its sub-policies put out means and
+        log standard deviations, before the squashing
     :raises ValueError: if the model has parts without a deployable form
     """
     agent = deployable_view(model)
