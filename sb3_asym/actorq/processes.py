@@ -172,11 +172,10 @@ def _run(
         form, env_fn = cloudpickle.loads(pickled)
         n_actors, ring_size = geometry
         shared = _Shared(memory, Crew(form, [env_fn] * n_actors, 0, 0, ring_size))
-        with tempfile.TemporaryDirectory(prefix="actorq-") as folder:
-            actor = Actor(form, env_fn, seed, n_random, life, Path(folder), library)
-            actor.spent = shared.spent[index]
-            _act(actor, shared, shared.rings[index])
-            actor.env.close()
+        actor = Actor(form, env_fn, seed, n_random, life, Path(), library)  # nothing is compiled here
+        actor.spent = shared.spent[index]
+        _act(actor, shared, shared.rings[index])
+        actor.env.close()
     except Exception as error:
         code = 1
         with suppress(OSError):

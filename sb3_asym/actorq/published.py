@@ -26,7 +26,6 @@ class PublishedPolicy:
 
     def __init__(self, model: BaseAlgorithm, form: ActorForm):
         self._model, self._form = model, form
-        self._folder = tempfile.TemporaryDirectory(prefix="actorq-")
         self._policy: ActingPolicy | None = None
         self._write: Callable[[np.ndarray], None] | None = None
         self._block = WeightBlock.empty_copy(form.layout.n_bytes)
@@ -81,7 +80,8 @@ class PublishedPolicy:
         if self._write is None:
             raise RuntimeError("No policy was published yet: let the actors learn first.")
         if self._policy is None:
-            self._policy = self._form.policy(Path(self._folder.name))
+            with tempfile.TemporaryDirectory(prefix="actorq-") as folder:  # a loaded kernel needs its file no more
+                self._policy = self._form.policy(Path(folder))
         if self._is_stale:
             self._write(self._block)
             self._policy.load(self._block)

@@ -183,7 +183,6 @@ class _RemoteActor:
 
     def __init__(self, pickled: bytes, seed: int, n_random: int, life: int, sequence: int):
         th.set_num_threads(1)
-        self._folder = tempfile.TemporaryDirectory(prefix="actorq-")
         self._arguments = pickled, seed, n_random, life
         self._sequence = sequence
         self._actor: Actor | None = None
@@ -193,7 +192,8 @@ class _RemoteActor:
         if self._actor is None:
             pickled, seed, n_random, life = self._arguments
             form, env_fn = cloudpickle.loads(pickled)
-            self._actor = Actor(form, env_fn, seed, n_random, life, Path(self._folder.name))
+            with tempfile.TemporaryDirectory(prefix="actorq-") as folder:  # a loaded kernel needs its file no more
+                self._actor = Actor(form, env_fn, seed, n_random, life, Path(folder))
             self._since = time.perf_counter_ns()
         return self._actor
 
