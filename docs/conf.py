@@ -20,6 +20,7 @@ project = "sb3-asym"
 author = "the sb3-asym developers"
 release = version = __version__
 
+autodoc_mock_imports = ["ray"]  # of 240 MB
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
