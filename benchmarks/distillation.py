@@ -9,14 +9,11 @@ observations, such as those of the RL Zoo (``rl_zoo3.load_from_hub``). Without n
 """
 
 import argparse
-import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch as th
 from distillation_tables import chosen_student
-from tqdm import tqdm
+from going_on import go_on, read
 
 from sb3_asym.baselines import behavioural_cloning, gail
 from sb3_asym.deployment import load_model, load_statistics
@@ -44,9 +41,9 @@ def run(path: Path, seed: int, method: str, sizes: list[list[int]] | None) -> di
     return {"agent": path.stem, **report.to_dict()}
 
 
-def sizes_to_compare(results: list[dict], name: str, seed: int) -> list[list[int]]:
+def sizes_to_compare(name: str, seed: int) -> list[list[int]]:
     """The student that DAgger chose with the same seed."""
-    (found,) = (r for r in results if (r["agent"], r["seed"], r["method"]) == (name, seed, "dagger"))
+    (found,) = (r for r in read(OUTPUT) if (r["method"], r["agent"], r["seed"]) == ("dagger", name, seed))
     return [chosen_student(found)["hidden"][0]]
 
 
@@ -59,20 +56,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--method", default="dagger", choices=["dagger", "bc", "gail"])
     arguments = parser.parse_args()
-    names = arguments.agents or sorted(path.stem for path in arguments.folder.glob("*.zip"))
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else []
-    done = {(result["agent"], result["seed"], result["method"]) for result in results}
-    wanted = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    missing = [(name, seed) for name, seed in wanted if (name, seed, arguments.method) not in done]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        futures = []
-        for name, seed in missing:
-            sizes = None if arguments.method == "dagger" else sizes_to_compare(results, name, seed)
-            futures.append(pool.submit(run, arguments.folder / f"{name}.zip", seed, arguments.method, sizes))
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            results.append(future.result())
-            results.sort(key=lambda result: (result["method"], result["agent"], result["seed"]))
-            OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+    method, jobs = arguments.method, {}
+    for seed in range(arguments.seeds):
+        for name in arguments.agents or sorted(path.stem for path in arguments.folder.glob("*.zip")):
+            sizes = None if method == "dagger" else sizes_to_compare(name, seed)
+            jobs[method, name, seed] = (arguments.folder / f"{name}.zip", seed, method, sizes)
+    go_on(OUTPUT, ("method", "agent", "seed"), jobs, run, arguments.jobs)
 
 
 if __name__ == "__main__":

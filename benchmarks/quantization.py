@@ -9,16 +9,13 @@ repeated.
 """
 
 import argparse
-import json
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch as th
+from going_on import go_on
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
-from tqdm import tqdm
 
 from sb3_asym.deployment import deployable, load_model, load_statistics
 from sb3_asym.deployment.runners import ReferenceRunner
@@ -64,16 +61,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     names = arguments.agents or sorted(path.stem for path in arguments.folder.glob("*.zip"))
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else []
-    done = {(result["agent"], result["seed"]) for result in results}
-    wanted = [(name, seed) for seed in range(arguments.seeds) for name in names]
-    missing = [(name, seed) for name, seed in wanted if (name, seed) not in done]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, arguments.folder / f"{name}.zip", seed) for name, seed in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            results.append(future.result())
-            results.sort(key=lambda result: (result["agent"], result["seed"]))
-            OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+    jobs: dict = {}
+    for seed in range(arguments.seeds):
+        jobs |= {(name, seed): (arguments.folder / f"{name}.zip", seed) for name in names}
+    go_on(OUTPUT, ("agent", "seed"), jobs, run, arguments.jobs)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,17 @@ nearest numbers and rounded in turn (GPTQ). All are measured over the same held-
 """
 
 import argparse
-import json
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch as th
+from going_on import go_on
 from stable_baselines3 import SAC
 from stable_baselines3.common.utils import LinearSchedule
-from tqdm import tqdm
 
 from sb3_asym.deployment import DeployableAgent, deployable
 from sb3_asym.deployment.rollouts import EnvPool, run_episodes
@@ -50,7 +47,7 @@ def measure(task: str, agents: list[DeployableAgent]) -> list[list[float]]:
     return [done.returns.round(3).tolist() for done in episodes]
 
 
-def go_on(folder: Path, task: str, seed: int, n_steps: int, scheme: str | None) -> DeployableAgent:
+def learn_on(folder: Path, task: str, seed: int, n_steps: int, scheme: str | None) -> DeployableAgent:
     """Learn on from the saved agent, with a learning rate that falls to 0; the agent as training saw it."""
     schedule = LinearSchedule(LEARNING_RATE, 0.0, 1.0)
     model = SAC.load(folder / "agent", gym.make(task), device="cpu", learning_rate=schedule, learning_starts=0)
@@ -70,9 +67,9 @@ def run(task: str, seed: int) -> dict[str, Any]:
         model.learn(settings["full_precision"])
         model.save(folder / "agent")
         model.save_replay_buffer(folder / "memory")
-        agents = {"fp32": go_on(folder, task, seed, settings["more"], None)}
+        agents = {"fp32": learn_on(folder, task, seed, settings["more"], None)}
         for scheme in settings["schemes"]:
-            agents[f"qat {scheme}"] = go_on(folder, task, seed, settings["more"], scheme)
+            agents[f"qat {scheme}"] = learn_on(folder, task, seed, settings["more"], scheme)
     full = agents["fp32"]
     observations = calibration_observations(ReferenceRunner(full), full, gym.make(task))
     for scheme in settings["schemes"]:
@@ -95,16 +92,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
-    results = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else []
-    done = {(result["task"], result["seed"]) for result in results}
-    wanted = [(task, seed) for seed in range(arguments.seeds) for task in arguments.tasks or TASKS]
-    missing = [pair for pair in wanted if pair not in done]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, *pair) for pair in missing]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            results.append(future.result())
-            results.sort(key=lambda result: (result["task"], result["seed"]))
-            OUTPUT.write_text(json.dumps(results, indent=1) + "\n")
+    jobs = {(task, seed): (task, seed) for seed in range(arguments.seeds) for task in arguments.tasks or TASKS}
+    go_on(OUTPUT, ("task", "seed"), jobs, run, arguments.jobs)
 
 
 if __name__ == "__main__":
