@@ -1,6 +1,6 @@
 """The networks that actors run, and how their numbers lie in a block of memory."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normaliza
 from sb3_asym.deployment.from_sb3 import deployable_view
 from sb3_asym.export.c import layer_arrays
 from sb3_asym.quantization.layers import Int8Dense, quantize_layer
-from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.ptq import centred, quantize
 from sb3_asym.quantization.schemes import Scheme
 
 INT8 = Scheme.parse("int8")
@@ -72,7 +72,7 @@ class Packer:
         """
         if self.precision != "int8":
             return quantize(agent.copy() if self.precision == "fp32" else agent, self.precision)
-        x = agent.normalize(observations)
+        agent, x = centred(agent), agent.normalize(observations)
 
         def convert(network: Network) -> Network:
             return self._int8_network(network, x)
@@ -189,5 +189,4 @@ def _from_block(kind: type[Dense], activations: tuple[nn.Module, ...], values: l
     if kind is not Int8Dense:
         return kind(values[0].T, values[1], activations)
     weight, unit, ratio, _, gain, zero, bias = values
-    numbers = dict(weight=weight, unit=unit, ratio=ratio, gain=gain, zero=zero, bias=bias)
-    return Int8Dense(**{field.name: numbers.get(field.name, activations) for field in fields(Int8Dense)})  # type: ignore[arg-type]
+    return Int8Dense(weight, bias, activations, unit=unit, ratio=ratio, gain=gain, zero=zero)

@@ -255,7 +255,7 @@ def _layer_calls(layer: Dense, number: str, x: str, y: str) -> list[str]:
     if isinstance(layer, Int8Dense):
         stride = int(len(layer.gain) > 1)
         return [
-            f"quantize(gain{number}, zero{number}, {stride}, {n_in}, {x}, q);",
+            f"quantize(gain{number}, zero{number}, {stride}, {layer.greatest}.0f, {n_in}, {x}, q);",
             f"dense_int8(w{number}, unit{number}[0], ratio{number}, offset{number}, {n_in}, {n_out}, q, {y});",
         ]
     return [f"dense_{layer.precision}(w{number}, b{number}, {n_in}, {n_out}, {x}, {y});"]

@@ -272,6 +272,8 @@ def _dense(graph: Graph, layer: Dense, x: str) -> str:
 
 def _int8_dense(graph: Graph, layer: Int8Dense, x: str) -> str:
     """Nodes for an int8 layer in the QDQ form, of which ONNX Runtime makes integer kernels."""
+    if layer.greatest < 255:  # the operator has 8 bits, and a clip before it costs the integer kernels
+        raise ValueError("This agent was trained with activations of fewer than 8 bits, which ONNX cannot hold: export to C.")
     if not (layer.zero.size == 1 and layer.zero[0] in range(256)):
         # The operator has one range for all inputs, whose zero is a whole number, so each input is scaled to that range.
         zero, step = np.uint8(128), np.float32(1)

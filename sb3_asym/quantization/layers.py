@@ -9,7 +9,6 @@ from sb3_asym.deployment.agent import Dense
 from sb3_asym.quantization.gptq import round_in_turn
 from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
-LEVELS = 255
 ROWS = 128
 """Rows of weights that are rounded at a time, so that the processor's cache holds them."""
 
@@ -17,7 +16,7 @@ ROWS = 128
 @dataclass(frozen=True)
 class Int8Dense(Dense):
     r"""
-    A dense layer in integers: :math:`q = \mathrm{round}(\mathrm{clip}(x g + z))`, then
+    A dense layer in integers: :math:`q = \mathrm{round}(\mathrm{clip}(x g + z, 0, q_\mathrm{max}))`, then
     :math:`y_j = s_j \sum_i w_{ji} (q_i - z_i) + b_j`.
 
     :param weight: weights w, ``(n_out, n_in)`` int8
@@ -27,12 +26,14 @@ class Int8Dense(Dense):
     :param ratio: scales in that unit, s ÷ unit, ``(n_out,)`` uint16
     :param gain: gains g, ``(n_in,)`` float32 in the first layer, ``(1,)`` in the others
     :param zero: zero points z, ``(n_in,)`` float32 in the first layer, ``(1,)`` whole numbers in the others
+    :param greatest: greatest q; less than 255 where the layer was trained with fewer bits
     """
 
     unit: np.ndarray
     ratio: np.ndarray
     gain: np.ndarray
     zero: np.ndarray
+    greatest: int = 255
 
     @property
     def scale(self) -> np.ndarray:
@@ -41,7 +42,7 @@ class Int8Dense(Dense):
 
     def linear(self, x: th.Tensor) -> th.Tensor:
         """Run the layer without its activations, in integers as the exported code does."""
-        quantized = th.floor((x * th.as_tensor(self.gain) + th.as_tensor(self.zero)).clamp(0, LEVELS) + 0.5)
+        quantized = th.floor((x * th.as_tensor(self.gain) + th.as_tensor(self.zero)).clamp(0, self.greatest) + 0.5)
         sums = quantized.double() @ th.as_tensor(self.weight).double().T  # exact, as the int32 sums are
         return sums.float() * th.as_tensor(self.scale) + th.as_tensor(self.offset)
 
@@ -189,6 +190,7 @@ def _int8_dense(
         ratio=ratio.astype(np.uint16),
         gain=(1 / inputs.scale).astype(np.float32),
         zero=inputs.zero.astype(np.float32),
+        greatest=inputs.high,
     )
 
 

@@ -57,17 +57,38 @@ def quantize(
         if parsed[network.name].needs_observations and not network.is_trained_quantized and missing:
             raise ValueError(f"{parsed[network.name]} needs observations of rollouts to calibrate: name the env.")
 
-    def convert(network: Network) -> Network:
-        scheme = parsed[network.name]
-        if scheme.is_float or isinstance(network, ImageNetwork):
-            return _quantize_network(network, scheme, agent, observations)
-        if network.is_trained_quantized:
-            return _quantize_network(network, replace(scheme, gptq=False), agent, observations)
-        chooses = network is agent.master or agent.output == "argmax"
-        return _quantize_network(_centred(network) if chooses else network, scheme, agent, observations)
+    fine = centred(agent)
 
-    master = None if agent.master is None else convert(agent.master)
-    return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies)), master=master)
+    def convert(network: Network, centred_network: Network) -> Network:
+        scheme = parsed[network.name]
+        if scheme.is_float:
+            return _quantize_network(network, scheme, agent, observations)
+        scheme = replace(scheme, gptq=scheme.gptq and not network.is_trained_quantized)
+        return _quantize_network(centred_network, scheme, agent, observations)
+
+    master = None if agent.master is None or fine.master is None else convert(agent.master, fine.master)
+    return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies, fine.sub_policies)), master=master)
+
+
+def centred(agent: DeployableAgent) -> DeployableAgent:
+    """
+    An agent whose networks that choose by their greatest output put it out less the mean of all outputs. The choices are the
+    same, and the last layer's grids are as fine as the differences between outputs, not as coarse as the outputs themselves.
+
+    :param agent: agent in fp32
+    :return: the same agent; networks that were trained quantized keep their numbers
+    """
+
+    def centre(network: Network) -> Network:
+        if not network.layers or network.is_trained_quantized:
+            return network
+        *layers, last = network.layers
+        last = replace(last, weight=last.weight - last.weight.mean(0), bias=last.bias - last.bias.mean())
+        return replace(network, layers=(*layers, last))
+
+    chooses = agent.output == "argmax"
+    sub_policies = tuple(map(centre, agent.sub_policies)) if chooses else agent.sub_policies
+    return replace(agent, sub_policies=sub_policies, master=None if agent.master is None else centre(agent.master))
 
 
 def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, observations: np.ndarray | None) -> Network:
@@ -93,16 +114,6 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
         if scheme.gptq:
             after = layers[-1].forward(after)
     return replace(network, layers=tuple(layers))
-
-
-def _centred(network: Network) -> Network:
-    """
-    A network that chooses by its greatest output, less the mean of its outputs: the choice is the same, and the last layer's
-    grids are as fine as the differences between outputs, not as coarse as the outputs themselves.
-    """
-    *layers, last = network.layers
-    last = replace(last, weight=last.weight - last.weight.mean(0), bias=last.bias - last.bias.mean())
-    return replace(network, layers=(*layers, last))
 
 
 def as_trained(agent: DeployableAgent) -> DeployableAgent:

@@ -5,7 +5,7 @@ import pytest
 import torch as th
 from baseline_cases import Steer, steering_teacher
 from export_cases import CASES, RandomEnv, asym, made, plain
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.agent import Dense
@@ -140,3 +140,20 @@ def test_weights_beyond_fp16_are_refused():
         model.policy.actor.mu.bias.fill_(1e6)
     with pytest.raises(ValueError, match="A weight of policy is too large for fp16: choose fp32"):
         quantize(deployable(model), "fp16")
+
+
+def test_choices_are_as_fine_as_the_differences_between_outputs():
+    """Outputs of a hundred and more that differ by one: in steps of all of an output, choices would be chance."""
+    model = plain(DQN, RandomEnv(discrete=True), policy_kwargs=dict(net_arch=[16]))
+    last = model.policy.q_net.q_net[-1]
+    with th.no_grad():
+        last.weight.copy_(300 + 0.5 * th.randn(last.weight.shape, generator=th.Generator().manual_seed(0)))
+    agent = deployable(model)
+    observations = np.random.default_rng(0).normal(size=(500, agent.obs_dim)).astype(np.float32)
+    options = np.zeros(500, dtype=np.int64)
+    choices = agent.actions(observations, options)
+    for scheme in ("int8", "w8", "w8-tensor-affine", "int8-gptq"):
+        assert (quantize(agent, scheme, observations).actions(observations, options) == choices).mean() > 0.9
+    outputs = agent.sub_policies[0].forward(agent.normalize(observations)).numpy()
+    assert np.ptp(outputs, axis=1).max() < 0.05 * outputs.mean()
+    assert quantize(agent, "fp16").sub_policies[0].layers[-1].weight.mean() > 250

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable, load_model
 from sb3_asym.deployment.from_sb3 import deployed_networks, linear_layers
-from sb3_asym.export import export_c
+from sb3_asym.export import export_c, export_onnx
 from sb3_asym.quantization import QuantizedTraining, as_trained, quantize
 from sb3_asym.quantization.fake import QuantizedLinear, QuantizedPolicy, Quantizer
 from sb3_asym.quantization.schemes import Scheme
@@ -212,22 +212,28 @@ def test_a_network_learns_to_live_with_few_bits():
     assert float(nn.functional.mse_loss(network(x), y)) < 0.7 * after_training
 
 
-def test_exported_c_does_what_was_trained(tmp_path):
-    model = trained("SAC")
-    report = export_c(model, tmp_path / "int8", precision="int8")  # no env: there is nothing to calibrate
+@pytest.mark.parametrize(("export", "scheme"), [(export_c, "int8"), (export_onnx, "int8"), (export_c, "int4")])
+def test_exports_do_what_was_trained(export, scheme, tmp_path):
+    report = export(trained("SAC", scheme), tmp_path / "robot", precision="int8")  # no env: there is nothing to calibrate
     assert report.selftest_failures == 0
     assert report.mean_action_error < 1e-3
     assert report.precision == {"policy": "int8"}
 
 
+def test_onnx_has_no_activations_of_few_bits(tmp_path):
+    with pytest.raises(ValueError, match="fewer than 8 bits, which ONNX cannot hold: export to C"):
+        export_onnx(trained("SAC", "int4"), tmp_path / "robot", precision="int8")
+
+
 def test_fewer_bits_in_int8():
+    """Weights and inputs of 4 bits, within the ranges of training and beyond."""
     model = trained("TD3", "int4")
     agent, (options, _) = deployable(model), acts(model)
-    seen = model.replay_buffer.observations[:N_STEPS, 0]
-    options = options[:N_STEPS]
     held = quantize(agent, "int8")
-    assert np.abs(held.sub_policies[0].layers[1].weight).max() == 7
-    assert same_rows(held.actions(seen, options), as_trained(agent).actions(seen, options)) > 0.95
+    first, second = held.sub_policies[0].layers[:2]
+    assert np.abs(second.weight).max() == 7
+    assert first.greatest == second.greatest == 15
+    assert same_rows(held.actions(OBSERVATIONS, options), as_trained(agent).actions(OBSERVATIONS, options)) > 0.95
 
 
 def test_compiled_update_stands_back(make_agent):

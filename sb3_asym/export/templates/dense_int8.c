@@ -1,9 +1,10 @@
-/* q = round(clip(gain x + zero)); there is one gain and zero for all, or (stride 1) one for each. */
-static void quantize(const float *gain, const float *zero, int stride, int n, const float *restrict x, uint8_t *restrict q)
+/* q = round(clip(gain x + zero, 0, greatest)); there is one gain and zero for all, or (stride 1) one for each. */
+static void quantize(const float *gain, const float *zero, int stride, float greatest, int n, const float *restrict x,
+                     uint8_t *restrict q)
 {
     for (int i = 0; i < n; i++) {
         float v = x[i] * gain[i * stride] + zero[i * stride];
-        v = v < 0.0f ? 0.0f : v > 255.0f ? 255.0f : v;
+        v = v < 0.0f ? 0.0f : v > greatest ? greatest : v;
         q[i] = (uint8_t)(v + 0.5f);
     }
 }
