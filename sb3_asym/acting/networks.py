@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_asym.actorq.memory import aligned
+from sb3_asym.shared_memory import aligned
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
 from sb3_asym.deployment.from_sb3 import deployable
 from sb3_asym.export.c import layer_arrays
