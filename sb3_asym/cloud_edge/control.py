@@ -166,9 +166,9 @@ class Control:
         if self.plan.deterministic:
             return policy.exploit(x, clock)
         stored, clock = policy.explore(x, clock)
-        noise = self._loaded.action_noise
-        if noise.any():
-            stored = np.clip(stored + noise * np.random.standard_normal(len(noise)).astype(np.float32), -1, 1)
+        if self._loaded.action_noise > 0:
+            noise = np.random.normal(0.0, self._loaded.action_noise, len(stored)).astype(np.float32)
+            stored = np.clip(stored + noise, -1, 1)
         return stored, clock
 
     def _swap(self) -> bool:

@@ -1,6 +1,5 @@
 """What the edge's processes have to know of the policies that will come, and how a policy lies in shared memory."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from sb3_asym.cloud_edge.frames import FrameError
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.policy_frames import Policy
 from sb3_asym.deployment.agent import DeployableAgent
-from sb3_asym.shared_memory import CACHE_LINE, aligned
+from sb3_asym.shared_memory import CACHE_LINE
 
 ALGORITHMS = ("AsymSAC", "SAC", "TD3", "DDPG")
 """Algorithms whose agents go on learning in the cloud."""
 UNKNOWN_RANGE = 10.0
-"""Greatest absolute value of an observation that int8 assumes before there are observations, where its space has no bounds."""
+"""Greatest absolute value of an observation that int8 assumes while there are none yet."""
+HEADER = np.dtype([("version", np.int64), ("arrived", np.int64), ("transit", np.int64), ("action_noise", np.float64)])
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Loaded:
     :param version: version of the policy
     :param arrived: when it came to the edge, monotonic clock, ns
     :param transit: time from its making to its arrival by the clocks of both machines, at least 0, ns
-    :param action_noise: standard deviation of the noise on actions in [-1, 1], ``(action_dim,)``
+    :param action_noise: standard deviation of the noise on actions in [-1, 1]
     """
 
     version: int
     arrived: int
     transit: int
-    action_noise: np.ndarray
+    action_noise: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class EdgeForm:
     @property
     def n_bytes(self) -> int:
         """Bytes of a policy in shared memory."""
-        return CACHE_LINE + aligned(4 * self.weights.agent.action_dim) + self.weights.n_bytes
+        return CACHE_LINE + self.weights.n_bytes
 
     def check(self, policy: Policy) -> None:
         """
@@ -113,10 +113,9 @@ class EdgeForm:
         :param arrived: when it came, monotonic clock, ns
         :param transit: how long it was on its way, ns
         """
-        header, noise, weights = self._parts(block)
-        header[:] = policy.version, arrived, transit
-        noise[:] = policy.action_noise if policy.action_noise is not None else 0.0
-        self.weights.write(packed, policy.exploration_rate, weights)
+        header = block[: HEADER.itemsize].view(HEADER)
+        header[0] = policy.version, arrived, transit, policy.action_noise
+        self.weights.write(packed, policy.exploration_rate, block[CACHE_LINE:])
 
     def load(self, acting: ActingPolicy, block: np.ndarray) -> Loaded:
         """
@@ -126,9 +125,8 @@ class EdgeForm:
         :param block: copy of the memory, which stays as it is until the next one is loaded
         :return: what lies beside its weights
         """
-        header, noise, weights = self._parts(block)
-        acting.load(weights)
-        return Loaded(*map(int, header), noise.copy())
+        acting.load(block[CACHE_LINE : CACHE_LINE + self.weights.n_bytes])
+        return Loaded(*block[: HEADER.itemsize].view(HEADER)[0].item())
 
     def acting_policy(self) -> ActingPolicy:
         """
@@ -137,12 +135,6 @@ class EdgeForm:
         :return: the acting policy, still without weights
         """
         return ActingPolicy(self.weights, make_kernel(self.kernel, self.weights, self.library), self.is_gaussian)
-
-    def _parts(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        n_noise = self.weights.agent.action_dim
-        end = CACHE_LINE + aligned(4 * n_noise)
-        noise = block[CACHE_LINE : CACHE_LINE + 4 * n_noise].view(np.float32)
-        return block[:24].view(np.int64), noise, block[end : end + self.weights.n_bytes]
 
 
 def signature(policy: Policy) -> tuple:
@@ -161,17 +153,15 @@ def signature(policy: Policy) -> tuple:
     return agent.algorithm, f"option length {agent.option_length}", policy.is_gaussian, normalized, tuple(networks)
 
 
-def unknown_observations(spaces: Layout, bounds: Sequence[np.ndarray] = ()) -> np.ndarray:
+def unknown_observations(spaces: Layout) -> np.ndarray:
     """
     Two observations between which int8 expects all others while there are none.
 
     :param spaces: types and shapes of observations
-    :param bounds: lower and upper bounds of the flat observation, where they are known
     :return: ``(2, obs_dim)`` float32
     """
     size = sum(int(np.prod(shape)) for _, shape in spaces.observations.values())
-    low, high = bounds or (np.full(size, -np.inf), np.full(size, np.inf))
-    return np.clip(np.stack([low, high]), -UNKNOWN_RANGE, UNKNOWN_RANGE).astype(np.float32)
+    return np.stack([np.full(size, -UNKNOWN_RANGE), np.full(size, UNKNOWN_RANGE)]).astype(np.float32)
 
 
 def record_type(spaces: Layout) -> np.dtype:
