@@ -128,6 +128,9 @@ class Control:
         plan, state, ring, env = self.plan, self.state, self.ring, self.env
         observation, _ = env.reset(seed=self._seed)
         self._seed = None
+        if not _is_finite(observation, 0.0, 0.0):
+            self._end_at_last_good_step()
+            return
         clock: Any = None
         total = 0.0
         deadlines = Deadlines(plan.hz, state)
@@ -139,8 +142,11 @@ class Control:
             action = env_action(env.action_space, self._policy.agent.as_actions(stored[None])[0])
             deadlines.wait()
             after, reward, terminated, truncated, _ = env.step(action)  # type: ignore[arg-type]
-            state["steps"] += 1
             self._look_at_age()
+            if not _is_finite(after, action, reward):
+                self._end_at_last_good_step()
+                return
+            state["steps"] += 1
             is_stopped = bool(state["stale"]) and plan.on_stale == "stop"
             is_cut = self._has_to_end or is_stopped or len(ring) >= ring.capacity - 2
             done = bool(terminated or truncated or is_cut)
@@ -158,6 +164,15 @@ class Control:
                 self._safe_stop()
         state["episodes"] += 1
         state["last_return"] = total
+
+    def _end_at_last_good_step(self) -> None:
+        """
+        End an episode whose step brought numbers that are not finite. As after a crash, the next step has another ``life``,
+        from which the courier sees that the last good one ended its episode.
+        """
+        self.state["life"] += 1
+        self.state["bad_steps"] += 1
+        self._safe_stop()
 
     def _act(self, observation: Any, clock: Any) -> tuple[np.ndarray, Any]:
         """Action in [-1, 1], and the option clock."""
@@ -205,6 +220,11 @@ class Control:
 
     def _fields(self, observation: Any) -> tuple:
         return tuple(observation[part] for part in self._parts) if self._is_dict else (observation,)
+
+
+def _is_finite(observation: Any, action: Any, reward: Any) -> bool:
+    parts = observation.values() if isinstance(observation, dict) else (observation,)
+    return all(np.isfinite(values).all() for values in (*parts, action, reward))
 
 
 def check_robot_env(env: gym.Env, plan: EdgePlan) -> None:

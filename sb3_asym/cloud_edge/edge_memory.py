@@ -41,6 +41,7 @@ STATE = np.dtype(
         ("torn", np.int64),
         ("stale", np.int64),
         ("times_stale", np.int64),
+        ("bad_steps", np.int64),
         ("worst_lateness", np.int64),
         ("last_return", np.float64),
         # by the courier
