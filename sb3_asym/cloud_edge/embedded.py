@@ -152,6 +152,8 @@ def newest(path: Path) -> Number | None:
     :param path: path of the outbox
     :return: its number, or None
     """
+    if not path.exists():
+        return None
     with closing(_open(path)) as database:
         boot, seq = database.execute("SELECT boot, seq FROM life").fetchone() or (0, 0)
     return Number(boot, seq) if seq else None

@@ -7,12 +7,12 @@ after another, stops at the first error, and after each loss of the connection f
 came back without its last batches gets them again from the outbox.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -22,11 +22,11 @@ from redis.retry import Retry
 from sb3_asym.cloud_edge.link import AccessError, Entry, LinkError
 from sb3_asym.cloud_edge.transitions import Number
 
-PASSWORD = "SB3_ASYM_PASSWORD"
 PREFIX = "sb3-asym:"
 BATCHES, CONFIRMED, STATUS = (f"{PREFIX}{name}:" for name in ("batches", "confirmed", "status"))
 POLICY, LEARNER = f"{PREFIX}policy", f"{PREFIX}learner"
 FRAME, VERSION = "frame", "version"
+LEARNER_USER = "learner"
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 Side = TypeVar("Side", bound="_Side")
@@ -38,18 +38,23 @@ class _Side:
     """
     One side of the link, for one thread: a connection that is made when it is needed and given up at the first error.
 
-    :param url: ``rediss://user@host:6379?ssl_ca_certs=ca.crt``; also ``redis://`` for a broker on this machine, and ``unix://``
+    :param url: ``rediss://host:6379?keys=folder``; ``redis://`` for a broker on this machine, and ``unix://``. The folder has
+        ``password``, ``ca.crt``, ``client.crt`` and ``client.key``; :func:`sb3_asym.cloud_edge.broker.write_broker` makes
+        them. Other options are those of redis-py's ``from_url``
+    :param user: name of the user where the address has none
     :param timeout: longest time to wait for the broker, s
     :raises ValueError: if the address is none, or another machine's without TLS
     """
 
-    def __init__(self, url: str, timeout: float):
+    def __init__(self, url: str, user: str, timeout: float):
         parts = urlsplit(url)
         if parts.scheme == "redis" and parts.hostname not in LOCAL:
             raise ValueError(f"{url!r} would send passwords and policies in the clear to {parts.hostname}: use rediss://.")
         self._options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        if PASSWORD in os.environ and parts.password is None:
-            self._options["password"] = os.environ[PASSWORD]
+        query = dict(parse_qsl(parts.query))
+        if "keys" in query:
+            self._options |= {"username": user, **_keys(Path(query.pop("keys")), parts.scheme == "rediss")}
+            url = urlunsplit(parts._replace(query=urlencode(query)))
         self._url = url
         self._client: Any = None
 
@@ -83,6 +88,16 @@ def _links(method: Callable[Concatenate[Side, Given], Result]) -> Callable[Conca
     return linked
 
 
+def _keys(folder: Path, tls: bool) -> dict[str, Any]:
+    """Options of the client for the files in a folder of keys."""
+    try:
+        options = {"password": (folder / "password").read_text().strip()}
+    except OSError as error:
+        raise ValueError(f"The folder of keys {folder} needs a file 'password' that can be read ({error}).") from error
+    files = {"ssl_ca_certs": "ca.crt", "ssl_certfile": "client.crt", "ssl_keyfile": "client.key"} if tls else {}
+    return options | {option: str(folder / name) for option, name in files.items() if (folder / name).is_file()}
+
+
 def _link_error(error: Exception) -> LinkError:
     if isinstance(error, LinkError):
         return error
@@ -105,7 +120,7 @@ class RedisRobotLink(_Side):
     """
 
     def __init__(self, url: str, robot: str, timeout: float = 5.0):
-        super().__init__(url, timeout)
+        super().__init__(url, robot, timeout)
         self.robot, self._stream = robot, f"{BATCHES}{robot}"
         self._known = self._exists = False
         self._position: Number | None = None
@@ -181,7 +196,7 @@ class RedisLearnerLink(_Side):
     """
 
     def __init__(self, url: str, timeout: float = 5.0):
-        super().__init__(url, timeout)
+        super().__init__(url, LEARNER_USER, timeout)
         self._streams: list[bytes] = []
         self._next_look = 0.0
 
