@@ -150,8 +150,8 @@ def robot_link(url: str, robot: str, timeout: float = 5.0) -> RobotLink:
     """
     The robot's side of a link.
 
-    :param url: a folder (also ``file:///folder``) for one machine; ``rediss://user@host:6379`` for many, ``redis://`` on
-        this machine; with the password from the environment variable ``SB3_ASYM_PASSWORD``
+    :param url: a folder (also ``file:///folder``) for one machine; ``rediss://host:6379?keys=folder`` for many, with a
+        folder from :func:`sb3_asym.cloud_edge.broker.write_broker`; ``redis://`` without TLS for a broker on this machine
     :param robot: name of the robot: letters, digits, ``_``, ``.`` and ``-``
     :param timeout: longest time to wait for the other side, s
     :return: the link
@@ -216,7 +216,7 @@ def local_folder(url: str) -> Path | None:
     if scheme == "file":
         return Path(urlsplit(url).path)
     if "://" in url or not url:
-        raise ValueError(f"{url!r} is no link: give a folder, or rediss://user@host:6379 for a Redis or Valkey broker.")
+        raise ValueError(f"{url!r} is no link: give a folder, or rediss://host:6379?keys=folder for a Redis or Valkey broker.")
     return Path(url)
 
 

@@ -43,6 +43,12 @@ class Outbox:
     :raises OutboxError: if the file is damaged, or holds batches of other spaces
     """
 
+    boot: int
+    next_transition: int
+    n_batches: int
+    n_bytes: int
+    _seq: int
+
     def __init__(self, path: str | Path, robot: str, layout: Layout | None, max_bytes: int = 1 << 30):
         check_robot(robot)
         self.path, self.robot, self.layout, self.max_bytes = Path(path), robot, layout, max_bytes
@@ -138,7 +144,7 @@ class Outbox:
             return 0
         if number > self.last:
             raise OutboxError(
-                f"The link has the batch {number} of {self.robot}, but the outbox {self.path} ends at {self.last}: it is an old "
+                f"The link has batch {number} of {self.robot}, but the outbox {self.path} ends at {self.last}: it is an old "
                 "copy, or the clock was wrong when it was made. Set the clock, move the file away and start anew."
             )
         return number.seq
@@ -153,8 +159,7 @@ class Outbox:
                 life = time.time_ns() // 1_000_000, 0, 0, self.layout.fingerprint
                 self._database.execute("INSERT INTO life VALUES (?, ?, ?, ?)", life)
             self._count()
-        boot, seq, next_transition, spaces = life
-        self.boot, self._seq, self.next_transition = int(boot), int(seq), int(next_transition)
+        self.boot, self._seq, self.next_transition, spaces = life
         if self.layout is not None:
             self.layout.check(spaces, f"The outbox {self.path}")
 
