@@ -167,7 +167,7 @@ class EdgeRunner:
         outbox.close()
         if n_left:
             print(f"{self._address.robot}: {n_left} transitions of a former run are still in the ring.", flush=True)
-        EdgeMemory.create(plan.memory_path, form)
+        EdgeMemory.create(plan.memory_path, form).state["news"] = time.monotonic_ns()
         Courier(plan, self._address).take(policy)
         return plan
 
@@ -240,7 +240,7 @@ class EdgeRunner:
         outbox = Outbox(self._address.outbox, self._address.robot, None)
         report = EdgeReport.of(state, plan, time.time() - started, dict(self.n_restarts), outbox.n_batches)
         outbox.close()
-        if report.in_outbox == 0:
+        if len(plan.open_ring().ring) == 0:
             plan.ring_path.unlink(missing_ok=True)
         return report
 

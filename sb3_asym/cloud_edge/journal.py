@@ -12,7 +12,8 @@ from sb3_asym.cloud_edge.reader import Cursor
 from sb3_asym.cloud_edge.transitions import Batch, Number, decode_batch, encode_batch
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (spaces TEXT NOT NULL, algorithm TEXT NOT NULL, version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS about (spaces TEXT NOT NULL, algorithm TEXT NOT NULL, version INTEGER NOT NULL,
+    received INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, frame BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cursors (robot TEXT PRIMARY KEY, boot INTEGER NOT NULL, seq INTEGER NOT NULL, next_transition INTEGER);
 CREATE TABLE IF NOT EXISTS agent (id INTEGER PRIMARY KEY CHECK (id = 0), num_timesteps INTEGER NOT NULL,
@@ -50,6 +51,7 @@ class Journal:
     :param layout: types and shapes of observations and actions
     :param algorithm: name of the agent's algorithm
     :param memory_size: number of the newest transitions to keep
+    :param received: number of transitions that ever came
     :raises ValueError: if the file is of another agent, or is damaged
     """
 
@@ -63,10 +65,10 @@ class Journal:
             with self._transaction():
                 for statement in SCHEMA.strip().split(";\n"):
                     self._database.execute(statement)
-                about = self._database.execute("SELECT spaces, algorithm, version FROM about").fetchone()
+                about = self._database.execute("SELECT spaces, algorithm, version, received FROM about").fetchone()
                 if about is None:
-                    about = layout.fingerprint, algorithm, 0
-                    self._database.execute("INSERT INTO about VALUES (?, ?, ?)", about)
+                    about = layout.fingerprint, algorithm, 0, 0
+                    self._database.execute("INSERT INTO about VALUES (?, ?, ?, ?)", about)
                 self.n_stored = self._database.execute("SELECT COALESCE(SUM(n), 0) FROM batches").fetchone()[0]
         except sqlite3.DatabaseError as error:
             raise ValueError(f"The checkpoint {path} cannot be read ({error}): move it away to start anew.") from error
@@ -75,7 +77,7 @@ class Journal:
             raise ValueError(
                 f"The checkpoint {path} is of another agent ({about[1]}, other spaces or both): load that one, or give another folder."
             )
-        self.version = int(about[2])
+        self.version, self.received = map(int, about[2:])
 
     def store(self, batches: Sequence[Batch], cursors: Mapping[str, Cursor]) -> None:
         """
@@ -89,13 +91,16 @@ class Journal:
             self._database.executemany("INSERT INTO batches (n, frame) VALUES (?, ?)", rows)
             values = [(robot, *cursor.number, cursor.next_transition) for robot, cursor in cursors.items()]
             self._database.executemany("INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", values)
-            self.n_stored += sum(n for n, _ in rows)
+            n_new = sum(n for n, _ in rows)
+            self._database.execute("UPDATE about SET received = received + ?", (n_new,))
+            self.n_stored += n_new
             while rows and self.n_stored > self._memory_size:
                 oldest, n = self._database.execute("SELECT id, n FROM batches ORDER BY id LIMIT 1").fetchone()
                 if self.n_stored - n < self._memory_size:
                     break
                 self._database.execute("DELETE FROM batches WHERE id = ?", (oldest,))
                 self.n_stored -= n
+        self.received += n_new
 
     def batches(self) -> Iterator[Batch]:
         """
