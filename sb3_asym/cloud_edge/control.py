@@ -141,7 +141,7 @@ class Control:
             stored, clock = self._act(observation, clock)
             action = env_action(env.action_space, self._policy.agent.as_actions(stored[None])[0])
             deadlines.wait()
-            after, reward, terminated, truncated, _ = env.step(action)  # type: ignore[arg-type]
+            after, reward, terminated, truncated, _ = env.step(action)
             self._look_at_age()
             if not _is_finite(after, action, reward):
                 self._end_at_last_good_step()

@@ -20,12 +20,12 @@ import gymnasium as gym
 import torch as th
 
 from sb3_asym.cloud_edge.control import Control, EdgePlan, check_robot_env
-from sb3_asym.cloud_edge.courier import Address, Courier, first_policy
+from sb3_asym.cloud_edge.courier import RETRY_AFTER, Address, Courier, Sender, first_policy
 from sb3_asym.cloud_edge.edge_memory import EdgeMemory, RingFile
 from sb3_asym.cloud_edge.form import EdgeForm
 from sb3_asym.cloud_edge.frames import Gate
 from sb3_asym.cloud_edge.layout import Layout
-from sb3_asym.cloud_edge.link import outbox_path, robot_link
+from sb3_asym.cloud_edge.link import LinkError, outbox_path, robot_link
 from sb3_asym.cloud_edge.outbox import Outbox
 from sb3_asym.cloud_edge.policy_frames import Policy
 from sb3_asym.cloud_edge.report import EdgeReport
@@ -50,7 +50,8 @@ class EdgeRunner:
 
     :param robot_env: the robot: a Gymnasium env whose ``step`` returns at once (command out, sensors in), a function that
         makes it (which is called in the control process, so that it may open devices), or a Gymnasium id
-    :param url: address of the link: a folder on this machine, or that of a broker, see :func:`sb3_asym.cloud_edge.link.robot_link`
+    :param url: address of the link: a folder on this machine, or that of a broker, see
+        :func:`sb3_asym.cloud_edge.link.robot_link`
     :param hz: control steps per second; 0 for as many as there can be, in simulation
     :param robot: name of the robot, unlike those of others on the link
     :param on_stale: what to do while the learner is silent: "hold" to go on with the last policy, or "stop" to call
@@ -135,16 +136,16 @@ class EdgeRunner:
         self._stopping = False
         previous = {number: _handle(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         shared = Path("/dev/shm") if Path("/dev/shm").is_dir() else self._address.outbox.parent
-        with tempfile.TemporaryDirectory(prefix="sb3-asym-edge-", dir=shared) as memory, tempfile.TemporaryDirectory() as build:
+        with tempfile.TemporaryDirectory(prefix="sb3-asym-edge-", dir=shared) as folder:
             try:
-                plan = self._plan(shared, Path(memory), Path(build), wait)
+                plan = self._plan(shared, Path(folder), wait)
                 return EdgeReport() if plan is None else self._supervise(plan, total_steps, seconds)
             finally:
                 for number, handler in previous.items():
                     if handler is not None:
                         signal.signal(number, handler)
 
-    def _plan(self, shared: Path, memory: Path, build: Path, wait: float | None) -> EdgePlan | None:
+    def _plan(self, shared: Path, folder: Path, wait: float | None) -> EdgePlan | None:
         """What the processes have to know, once there is a policy; None where the edge is stopped before."""
         env = _unpickle(self._pickled)()
         try:
@@ -152,13 +153,13 @@ class EdgeRunner:
             policy = self._wait_for_policy(spaces, wait)
             if policy is None:
                 return None
-            form = EdgeForm.of(policy, spaces, build, self._precision, self._kernel)
+            form = EdgeForm.of(policy, spaces, folder, self._precision, self._kernel)
             hz: Any = self._options["hz"]
             ring_size = round(RING_SECONDS * hz) if hz else RING_SIZE_WITHOUT_RATE
             ring_size = max(ring_size, 64)
             names = f"{self._address.outbox.resolve()} {spaces.fingerprint} {ring_size}"
             ring_path = shared / f"sb3-asym-ring-{sha256(names.encode()).hexdigest()[:16]}"
-            plan = EdgePlan(form, memory / "memory", ring_path, ring_size, **self._options)  # type: ignore[arg-type]
+            plan = EdgePlan(form, folder / "memory", ring_path, ring_size, **self._options)  # type: ignore[arg-type]
             check_robot_env(env, plan)
         finally:
             env.close()
@@ -166,7 +167,7 @@ class EdgeRunner:
         n_left = RingFile.prepare(ring_path, spaces, ring_size, outbox.next_transition)
         outbox.close()
         if n_left:
-            print(f"{self._address.robot}: {n_left} transitions of a former run are still in the ring.", flush=True)
+            self._say(f"{n_left} transitions of a former run are still in the ring.")
         EdgeMemory.create(plan.memory_path, form).state["news"] = time.monotonic_ns()
         Courier(plan, self._address).take(policy)
         return plan
@@ -184,7 +185,7 @@ class EdgeRunner:
                 if given_up is not None and time.monotonic() > given_up:
                     raise TimeoutError(f"There is no policy at {address.url} after {wait:g} s: start `sb3-asym cloud learn`.")
                 if not told:
-                    print(f"{address.robot}: waiting for a policy at {address.url} …", flush=True)
+                    self._say(f"waiting for a policy at {address.url} …")
                     told = True
                 time.sleep(0.2)
         finally:
@@ -223,7 +224,7 @@ class EdgeRunner:
                             f"The {name} process died {MAX_IDLE_DEATHS} times without a step (exit code {process.exitcode}): "
                             "look at its output above."
                         )
-                    print(f"{self._address.robot}: {name} died (exit code {process.exitcode}) and is started anew.", flush=True)
+                    self._say(f"{name} died (exit code {process.exitcode}) and is started anew.")
                     self.n_restarts[name] += 1
                     self._start(name, plan)
             self._processes["courier"][0].join()
@@ -262,10 +263,13 @@ class EdgeRunner:
         if state["outbox_full"]:
             now.add("the outbox is full; no new episode starts until the learner has confirmed what is in it.")
         for message in sorted(now - told):
-            print(f"{self._address.robot}: {message}", flush=True)
+            self._say(message)
         for message in sorted(told - now):
-            print(f"{self._address.robot}: over: {message}", flush=True)
+            self._say(f"over: {message}")
         return now
+
+    def _say(self, message: str) -> None:
+        print(f"{self._address.robot}: {message}", flush=True)
 
 
 def drain(url: str, robot: str = "robot", seconds: float | None = None) -> int:
@@ -278,9 +282,6 @@ def drain(url: str, robot: str = "robot", seconds: float | None = None) -> int:
     :return: number of batches that the learner has not confirmed yet
     :raises OutboxError: if there is no outbox
     """
-    from sb3_asym.cloud_edge.courier import RETRY_AFTER, Sender
-    from sb3_asym.cloud_edge.link import LinkError
-
     outbox = Outbox(outbox_path(url, robot), robot, None)
     link = robot_link(url, robot)
     sender = Sender(outbox, link)
@@ -325,7 +326,7 @@ def _raise_failure(name: str, errors: Connection) -> None:
         if errors.poll():
             kind, message = errors.recv()
             known = {"ValueError": ValueError, "TypeError": TypeError}.get(kind, RuntimeError)
-            raise known(f"The {name} process failed: {message}" if known is not RuntimeError else f"The {name} process failed: {kind}: {message}")
+            raise known(f"The {name} process failed: {message if known is not RuntimeError else f'{kind}: {message}'}")
 
 
 def _pickle(robot_env: RobotEnv) -> bytes:

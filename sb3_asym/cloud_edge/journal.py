@@ -1,4 +1,4 @@
-"""The learner's checkpoint: replay memory, cursors and agent in one file, each change of which is stored whole or not at all."""
+"""The learner's checkpoint: replay memory, cursors and agent in one file, whose changes are stored whole or not at all."""
 
 import io
 import sqlite3
@@ -15,7 +15,8 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (spaces TEXT NOT NULL, algorithm TEXT NOT NULL, version INTEGER NOT NULL,
     received INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (id INTEGER PRIMARY KEY, n INTEGER NOT NULL, frame BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS cursors (robot TEXT PRIMARY KEY, boot INTEGER NOT NULL, seq INTEGER NOT NULL, next_transition INTEGER);
+CREATE TABLE IF NOT EXISTS cursors (robot TEXT PRIMARY KEY, boot INTEGER NOT NULL, seq INTEGER NOT NULL,
+    next_transition INTEGER);
 CREATE TABLE IF NOT EXISTS agent (id INTEGER PRIMARY KEY CHECK (id = 0), num_timesteps INTEGER NOT NULL,
     trained_steps INTEGER NOT NULL, zip BLOB NOT NULL);
 """
@@ -75,7 +76,8 @@ class Journal:
         if about[:2] != (layout.fingerprint, algorithm):
             self._database.close()
             raise ValueError(
-                f"The checkpoint {path} is of another agent ({about[1]}, other spaces or both): load that one, or give another folder."
+                f"The checkpoint {path} is of another agent ({about[1]}, other spaces or both): load that one, or give another "
+                "folder."
             )
         self.version, self.received = map(int, about[2:])
 

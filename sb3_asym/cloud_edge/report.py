@@ -29,7 +29,7 @@ class EdgeReport:
     :param swaps: number of policies that acted
     :param arrivals: number of policies that came
     :param refused: number of policies that were refused
-    :param torn: number of times that a policy was being written while control wanted to take it, and was left for the next time
+    :param torn: number of times that a policy was being written when control wanted to take it, and was left for later
     :param times_stale: how often the learner fell silent
     :param bad_steps: number of steps whose numbers were not finite, which ended their episodes
     :param restarts: how often each process died and was started anew
@@ -103,7 +103,8 @@ class EdgeReport:
             ("deadlines missed", f"{missed}, at most {self.most_missed_in_a_row} in a row"),
             ("lateness", ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in self.lateness.items())),
             ("age of the policy", ", ".join(f"{name} {value:.2f} s" for name, value in self.policy_age.items())),
-            ("policies", f"{self.swaps} acted, {self.arrivals} came, {self.refused} refused; the last is {self.policy_version}"),
+            ("policies", f"{self.swaps} acted, {self.arrivals} came, {self.refused} refused"),
+            ("version of the policy", str(self.policy_version)),
             ("learner silent", f"{self.times_stale} times"),
             ("started anew", ", ".join(f"{name} {count}" for name, count in self.restarts.items())),
             ("batches not confirmed", str(self.in_outbox)),

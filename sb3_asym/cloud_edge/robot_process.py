@@ -46,7 +46,8 @@ class RobotProcess(gym.Env):
         if [*spaces.observations] != ["observation"]:
             raise ValueError(f"RobotProcess needs vectors as observations, got the space {self.observation_space}.")
         self._sample = _sample_type(spaces)
-        self._folder = tempfile.TemporaryDirectory(prefix="sb3-asym-robot-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self._folder = tempfile.TemporaryDirectory(prefix="sb3-asym-robot-", dir=shared)
         path = Path(self._folder.name) / "robot"
         path.write_bytes(bytes(_size(spaces)))
         self._commands, self._action, self._sensors, self._map = _open(path, spaces)

@@ -74,7 +74,7 @@ class CartPoleSwingUp(MujocoEnv):
         model.body("pole").inertia[:] = [inertia, inertia, pole_mass * 0.008**2 / 2]
         mujoco.mj_setConst(model, self.data)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Apply a force for one control step."""
         command = np.clip(action, -1, 1)
         for _ in range(self.frame_skip):

@@ -31,9 +31,8 @@ class ChangedPendulum(PendulumEnv):
 
     def step(self, u: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
         """Apply a torque for one control step of 50 ms."""
-        _, spin = self.state
         inertia = self.m * self.l**2 / 3
-        observation, reward, *rest = super().step(self._delay(np.clip(u, -self.max_torque, self.max_torque)))
+        _, reward, *rest = super().step(self._delay(np.clip(u, -self.max_torque, self.max_torque)))
         angle, new_spin = self.state
         # Implicit, so that any friction is stable.
         self.state = np.array([angle, new_spin / (1 + self.friction * self.dt / inertia)])
