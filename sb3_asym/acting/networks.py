@@ -8,11 +8,11 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_asym.shared_memory import aligned
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
 from sb3_asym.deployment.from_sb3 import deployable
 from sb3_asym.export.c import layer_arrays
 from sb3_asym.quantization.schemes import Int8Dense, _int8_layer, quantize
+from sb3_asym.shared_memory import aligned
 
 N_RANGE_OBSERVATIONS = 1000
 N_FORWARD_OBSERVATIONS = 32

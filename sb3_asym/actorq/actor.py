@@ -13,9 +13,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
-from sb3_asym.acting.policy import ActingPolicy, clock_of
 from sb3_asym.acting.kernels import compile_kernel, make_kernel
 from sb3_asym.acting.networks import Layout
+from sb3_asym.acting.policy import ActingPolicy, clock_of
 from sb3_asym.envs import check_spaces
 
 PARTS = ("inference", "env", "pull", "load", "push", "wait")

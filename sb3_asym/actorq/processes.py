@@ -17,9 +17,9 @@ import cloudpickle
 import numpy as np
 import torch as th
 
+from sb3_asym.acting.kernels import compile_kernel
 from sb3_asym.actorq.actor import PARTS, Actor, record_type
 from sb3_asym.actorq.engine import Crew, check_deaths, failure
-from sb3_asym.acting.kernels import compile_kernel
 from sb3_asym.shared_memory import CACHE_LINE, Ring, WeightBlock, aligned
 
 POLL, LONGEST_POLL = 0.0005, 0.005

@@ -34,8 +34,7 @@ class ActionHistory(gym.Wrapper, RecordConstructorArgs):
         assert isinstance(observed, spaces.Box)
         assert isinstance(acted, spaces.Box)
         low, high = (
-            np.concatenate([own, *[bound] * k])
-            for own, bound in ((observed.low, acted.low), (observed.high, acted.high))
+            np.concatenate([own, *[bound] * k]) for own, bound in ((observed.low, acted.low), (observed.high, acted.high))
         )
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
         rest = np.clip(np.zeros_like(acted.low), acted.low, acted.high)

@@ -1,7 +1,6 @@
 """The control process: it acts in real time and does nothing else. What reads, writes and sends is the courier."""
 
 import gc
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from sb3_asym.cloud_edge.edge_memory import Doing, EdgeMemory, RingFile, bin_of
 from sb3_asym.cloud_edge.form import EdgeForm
 from sb3_asym.cloud_edge.real_time import Deadlines, become_real_time
 from sb3_asym.deployment.recording import env_action
-from sb3_asym.envs import check_spaces
 from sb3_asym.options import NO_OPTION
 from sb3_asym.shared_memory import WeightBlock
 

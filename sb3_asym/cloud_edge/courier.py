@@ -19,7 +19,6 @@ from sb3_asym.cloud_edge.outbox import Outbox, OutboxFull
 from sb3_asym.cloud_edge.policy_frames import Policy, decode_policy
 from sb3_asym.cloud_edge.statuses import RobotStatus, decode_learner_status, encode_status
 from sb3_asym.cloud_edge.transitions import Transitions
-from sb3_asym.shared_memory import Ring
 
 BATCH_SIZE = 256
 """Greatest number of transitions in a batch."""
