@@ -55,7 +55,8 @@ class RobotLink(Protocol):
 
     def send(self, batches: Iterable[Entry]) -> int:
         """
-        Send batches in the order of their numbers, from the one after :meth:`position` on; stop at the first error.
+        Send batches in the order of their numbers, from the one after :meth:`position` on; stop at the first error, after
+        which the position must be asked for again.
 
         :param batches: the batches
         :return: number of batches that the link has taken
@@ -146,7 +147,7 @@ class LearnerLink(Protocol):
         """Give back connections and files."""
 
 
-def robot_link(url: str, robot: str, timeout: float = 5.0) -> RobotLink:
+def robot_link(url: str | Path, robot: str, timeout: float = 5.0) -> RobotLink:
     """
     The robot's side of a link.
 
@@ -165,10 +166,10 @@ def robot_link(url: str, robot: str, timeout: float = 5.0) -> RobotLink:
         return EmbeddedRobotLink(folder, robot)
     from sb3_asym.cloud_edge.redis_link import RedisRobotLink
 
-    return RedisRobotLink(url, robot, timeout)
+    return RedisRobotLink(str(url), robot, timeout)
 
 
-def learner_link(url: str, timeout: float = 5.0) -> LearnerLink:
+def learner_link(url: str | Path, timeout: float = 5.0) -> LearnerLink:
     """
     The learner's side of a link.
 
@@ -184,10 +185,10 @@ def learner_link(url: str, timeout: float = 5.0) -> LearnerLink:
         return EmbeddedLearnerLink(folder)
     from sb3_asym.cloud_edge.redis_link import RedisLearnerLink
 
-    return RedisLearnerLink(url, timeout)
+    return RedisLearnerLink(str(url), timeout)
 
 
-def outbox_path(url: str, robot: str) -> Path:
+def outbox_path(url: str | Path, robot: str) -> Path:
     """
     Where the outbox of a robot lies: in the link's folder on one machine, else in the user's state folder.
 
@@ -202,7 +203,7 @@ def outbox_path(url: str, robot: str) -> Path:
     return folder / "robots" / robot / "outbox.sqlite"
 
 
-def local_folder(url: str) -> Path | None:
+def local_folder(url: str | Path) -> Path | None:
     """
     The folder that an address names.
 
@@ -210,6 +211,7 @@ def local_folder(url: str) -> Path | None:
     :return: the folder, or None where the address is a broker's
     :raises ValueError: if the address is neither
     """
+    url = str(url)
     scheme = urlsplit(url).scheme
     if scheme in ("redis", "rediss", "unix"):
         return None

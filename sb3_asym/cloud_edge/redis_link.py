@@ -152,10 +152,10 @@ class RedisRobotLink(_Side):
         """Append batches to the robot's stream, one after another; stop at the first error."""
         n_sent = 0
         for entry in batches:
-            position = self.position() if n_sent == 0 else self._position
-            follows = position is None or position.boot < entry.number.boot or entry.number.seq == position.seq + 1
-            if not follows:
-                raise LinkError(f"The connection was lost, and the stream goes on after {position}: send what follows it.")
+            if not self._known:
+                raise LinkError("The connection was lost: ask for the position, and send what follows it.")
+            if self._position is not None and entry.number <= self._position:
+                raise LinkError(f"The broker already has {self._position}: send what follows it.")
             # NOMKSTREAM: a stream that was deleted meanwhile must get its lost batches first.
             taken = self.client.xadd(self._stream, {FRAME: entry.frame}, id=str(entry.number), nomkstream=self._exists)
             if taken is None:
