@@ -76,7 +76,7 @@ class Journal:
         if about[:2] != (layout.fingerprint, algorithm):
             self._database.close()
             raise ValueError(
-                f"The checkpoint {path} is of another agent ({about[1]}, other spaces or both): load that one, or give another "
+                f"The checkpoint {path} is of another agent ({about[1]}, other spaces or both): load it, or give another "
                 "folder."
             )
         self.version, self.received = map(int, about[2:])
