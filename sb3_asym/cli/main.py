@@ -8,7 +8,9 @@ import gymnasium as gym
 import typer
 
 from sb3_asym.cli.bench_export import bench_export
+from sb3_asym.cli.cloud import cloud
 from sb3_asym.cli.distill import distill
+from sb3_asym.cli.edge import edge
 from sb3_asym.cli.evaluate import evaluate
 from sb3_asym.cli.export import export
 from sb3_asym.cli.timeline import timeline
@@ -24,6 +26,8 @@ app = typer.Typer(
 )
 for _command in (evaluate, timeline, tune, distill, export, bench_export):
     app.command()(_command)
+app.add_typer(cloud, name="cloud")
+app.add_typer(edge, name="edge")
 add_zoo_commands(app)
 
 

@@ -196,14 +196,15 @@ class CloudLearner:
 
         :return: numbers by name
         """
-        lags = [self._lag(robot) for robot in self.robots]
+        lags = {f"lag_of_{robot}": float(self._lag(robot)) for robot in dict(self.robots)}
         known = self._rates.per_second()
         return {
+            **lags,
             "robots": float(len(self.robots)),
             "steps_per_second": known[0],
             "trained_steps_per_second": known[1],
             "steps_due": float(self.trainer.steps_due),
-            "lag": float(sum(lags)),
+            "lag": sum(lags.values()),
             "policy_version": float(self.journal.version),
             "policy_age": max((robot.policy_age for robot in self.robots.values()), default=0.0),
             "versions_behind": float(max((self.journal.version - r.policy_version for r in self.robots.values()), default=0)),

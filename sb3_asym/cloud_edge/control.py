@@ -197,11 +197,12 @@ class Control:
                 self._block_version = version
                 self.state["swaps"] += 1
                 self.state["version"] = self._loaded.version
+                self.state["weights_made"] = self._loaded.arrived - self._loaded.transit
         return self._block_version > 0
 
     def _policy_age(self) -> int:
         """Time since the learner made the policy that acts, ns."""
-        return time.monotonic_ns() - self._loaded.arrived + self._loaded.transit
+        return time.monotonic_ns() - int(self.state["weights_made"])
 
     def _look_at_age(self) -> None:
         """Flag the learner's silence."""

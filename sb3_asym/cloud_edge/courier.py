@@ -129,6 +129,7 @@ class Courier:
         self._beat = -1
         self._known_version = -1
         self._refused = b""
+        self._last_count = time.monotonic(), float(self.state["steps"])
         self._message = ""
 
     def run(self, is_alone: Callable[[], bool] = lambda: False) -> None:
@@ -251,7 +252,14 @@ class Courier:
         :return: the status
         """
         state = self.state
+        now = time.monotonic()
+        made, steps = self._last_count
+        rate = (float(state["steps"]) - steps) / max(now - made, 1e-3)
+        self._last_count = now, float(state["steps"])
         values = {
+            "rate": rate,
+            "unconfirmed_batches": float(self.outbox.n_batches),
+            "weights_age": (time.monotonic_ns() - int(state["weights_made"])) / 1e9 if state["weights_made"] else 0.0,
             "steps": float(state["steps"]),
             "episodes": float(state["episodes"]),
             "last_return": float(state["last_return"]),

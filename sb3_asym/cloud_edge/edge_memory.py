@@ -37,6 +37,7 @@ STATE = np.dtype(
         ("missed_in_a_row", np.int64),
         ("most_missed_in_a_row", np.int64),
         ("version", np.int64),
+        ("weights_made", np.int64),
         ("swaps", np.int64),
         ("torn", np.int64),
         ("stale", np.int64),

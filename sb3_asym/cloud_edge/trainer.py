@@ -43,9 +43,7 @@ class Trainer:
         if not ratio > 0:
             raise ValueError(f"ratio must be above 0 gradient steps per env step, got {ratio}.")
         if prefill < 1 or freeze_actor < 0:
-            raise ValueError(
-                f"prefill must be at least 1 env step, freeze_actor 0; got {prefill} and {freeze_actor}."
-            )
+            raise ValueError(f"prefill must be at least 1 env step, freeze_actor 0; got {prefill} and {freeze_actor}.")
         self.model, self.ratio, self.prefill, self.freeze_actor = model, float(ratio), prefill, freeze_actor
         self.memory = RobotMemory(model)
         self.trained_steps = 0

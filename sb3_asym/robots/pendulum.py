@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
-from sb3_asym.cloud_edge.robots.delay import CommandDelay
+from sb3_asym.robots.delay import CommandDelay
 
 
 class ChangedPendulum(PendulumEnv):

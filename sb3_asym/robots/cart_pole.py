@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.mujoco import MujocoEnv
 
-from sb3_asym.cloud_edge.robots.delay import CommandDelay
+from sb3_asym.robots.delay import CommandDelay
 
 PHYSICS_HZ = 500
 
