@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sb3_asym.cli.common import EnvKwargs, parse_env_kwargs
+from sb3_asym.cli.common import EnvKwargs, as_bad_input, parse_env_kwargs
 from sb3_asym.text_table import text_table
 
 if TYPE_CHECKING:
@@ -24,11 +24,9 @@ History = Annotated[int, typer.Option(help="Number of last actions that observat
 def learn(
     model: Annotated[Path, typer.Argument(help="The agent from simulation: a zip file of AsymSAC, SAC, TD3 or DDPG.")],
     url: Url,
-    steps: Annotated[
-        int, typer.Option(help="Env steps of the robots to learn from, those before a restart included.")
-    ] = 20_000,
+    steps: Annotated[int, typer.Option(help="Env steps of the robots to learn from, those before a restart too.")] = 20_000,
     folder: Annotated[
-        Path | None, typer.Option(help="Folder of the checkpoint; by default cloud in the link's folder.")
+        Path | None, typer.Option(help="Folder of the checkpoint; cloud/ in the link's folder by default.")
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Gradient steps per env step; by default the model's own.")] = None,
     prefill: Annotated[int, typer.Option(help="Env steps before the first gradient step.")] = 1000,
@@ -41,6 +39,7 @@ def learn(
 ) -> None:
     """Learn from robots; start it again after whatever has happened, and it goes on."""
     from sb3_asym.cloud_edge import CloudLearner
+    from sb3_asym.cloud_edge.reader import GapError
 
     learner = CloudLearner.load(
         model,
@@ -57,7 +56,8 @@ def learn(
     if learner.model.num_timesteps:
         typer.echo(f"Going on from the checkpoint in {learner.folder}: {learner.model.num_timesteps:,} env steps are there.")
     try:
-        learner.learn(steps, progress_bar=True)
+        with as_bad_input(GapError, FloatingPointError):
+            learner.learn(steps, progress_bar=True)
     except KeyboardInterrupt:
         typer.echo(f"Stopped; the checkpoint is in {learner.folder}.")
     if output is not None:
@@ -93,9 +93,7 @@ def pretrain_command(
     history: History = 0,
     randomize: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Dynamics that are drawn for each episode, such as mass=0.7:1.3; once for each argument of the env."
-        ),
+        typer.Option(help="Dynamics drawn for each episode, such as mass=0.7:1.3; once for each argument of the env."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     env_kwargs: EnvKwargs = "{}",

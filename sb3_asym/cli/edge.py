@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sb3_asym.cli.cloud import History, Url
-from sb3_asym.cli.common import EnvKwargs, parse_env_kwargs, write_report
+from sb3_asym.cli.common import EnvKwargs, as_bad_input, parse_env_kwargs, write_report
 
 edge = typer.Typer(help="Cloud-edge training, the edge: run a robot, and send what it left.", no_args_is_help=True)
 
@@ -20,13 +20,9 @@ def run(
     url: Url,
     hz: Annotated[float, typer.Option(help="Control steps per second; 0 without deadlines, in simulation.")] = 50,
     robot: Robot = "robot",
-    on_stale: Annotated[
-        Literal["hold", "stop"], typer.Option(help="While the learner is silent: hold the policy, or stop.")
-    ] = "hold",
+    on_stale: Annotated[Literal["hold", "stop"], typer.Option(help="While the learner is silent.")] = "hold",
     max_age: Annotated[float, typer.Option(help="Seconds without a sign of life after which it counts as silent.")] = 1.0,
-    swap: Annotated[
-        Literal["episode", "step"], typer.Option(help="Take new policies between episodes, or at once.")
-    ] = "episode",
+    swap: Annotated[Literal["episode", "step"], typer.Option(help="When to take new policies.")] = "episode",
     precision: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="Precision of the networks.")] = "fp32",
     history: History = 0,
     in_process: Annotated[
@@ -42,6 +38,8 @@ def run(
 ) -> None:
     """Run a robot with the policies of a learner, and send it all transitions. Ctrl-C ends it; nothing is lost."""
     from sb3_asym.cloud_edge import EdgeRunner, make_robot
+    from sb3_asym.cloud_edge.edge import EdgeFailure
+    from sb3_asym.cloud_edge.outbox import OutboxError
 
     if in_process and hz <= 0:
         raise ValueError("A robot in real time (--robot-process) needs --hz above 0.")
@@ -59,7 +57,8 @@ def run(
         outbox_bytes=outbox_mb << 20,
         seed=seed,
     )
-    report = runner.run(total_steps=steps)
+    with as_bad_input(EdgeFailure, OutboxError):
+        report = runner.run(total_steps=steps)
     typer.echo(report)
     write_report(report, output)
     if report.in_outbox:
@@ -74,8 +73,10 @@ def drain(
 ) -> None:
     """Send what is left in a robot's outbox, until the learner has confirmed all of it."""
     from sb3_asym.cloud_edge import drain as drain_outbox
+    from sb3_asym.cloud_edge.outbox import OutboxError
 
-    left = drain_outbox(url, robot, seconds)
+    with as_bad_input(OutboxError):
+        left = drain_outbox(url, robot, seconds)
     typer.echo("The outbox is empty." if left == 0 else f"{left} batches are not confirmed yet.")
     if left:
         raise typer.Exit(1)

@@ -37,6 +37,11 @@ MAX_IDLE_DEATHS = 3
 """Deaths of a process in a row without a step in between after which it is not started any more."""
 POLL = 0.02
 
+
+class EdgeFailure(RuntimeError):
+    """A process of the edge failed by an error of its own, or died again and again."""
+
+
 RobotEnv = gym.Env | Callable[[], gym.Env] | str
 
 
@@ -49,7 +54,8 @@ class EdgeRunner:
     Either may die at any time: it is started anew, and nothing is lost but the step in flight.
 
     :param robot_env: the robot: a Gymnasium env whose ``step`` returns at once (command out, sensors in), a function that
-        makes it (which is called in the control process, so that it may open devices), or a Gymnasium id
+        makes it, or a Gymnasium id. A function is called here once, for the spaces, and again in the control process, which
+        may open devices then.
     :param url: address of the link: a folder on this machine, or that of a broker, see
         :func:`sb3_asym.cloud_edge.link.robot_link`
     :param hz: control steps per second; 0 for as many as there can be, in simulation
@@ -131,7 +137,7 @@ class EdgeRunner:
         :return: what happened
         :raises ValueError: if the learner's policy does not fit the robot
         :raises TimeoutError: if there is no policy in time
-        :raises RuntimeError: if a process fails by an error of its own, or dies again and again
+        :raises EdgeFailure: if a process fails by an error of its own, or dies again and again
         """
         self._stopping = False
         previous = {number: _handle(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -220,7 +226,7 @@ class EdgeRunner:
                     idle_deaths[name] = 1 if moved else idle_deaths[name] + 1
                     steps_at_death[name] = int(state["steps"])
                     if idle_deaths[name] >= MAX_IDLE_DEATHS:
-                        raise RuntimeError(
+                        raise EdgeFailure(
                             f"The {name} process died {MAX_IDLE_DEATHS} times without a step (exit code {process.exitcode}): "
                             "look at its output above."
                         )
@@ -250,7 +256,7 @@ class EdgeRunner:
             self._processes[name][1].close()
         errors, send = self._context.Pipe(duplex=False)
         what = self._pickled if name == "control" else self._address
-        process = self._context.Process(target=_run, args=(name, plan, what, send), name=f"edge-{name}", daemon=True)  # type: ignore[attr-defined]
+        process = self._context.Process(target=_run, args=(name, plan, what, send), name=f"edge-{name}")  # type: ignore[attr-defined]
         process.start()
         send.close()
         self._processes[name] = process, errors
@@ -325,8 +331,8 @@ def _raise_failure(name: str, errors: Connection) -> None:
     with suppress(EOFError, OSError):
         if errors.poll():
             kind, message = errors.recv()
-            known = {"ValueError": ValueError, "TypeError": TypeError}.get(kind, RuntimeError)
-            raise known(f"The {name} process failed: {message if known is not RuntimeError else f'{kind}: {message}'}")
+            known = {"ValueError": ValueError, "TypeError": TypeError}.get(kind, EdgeFailure)
+            raise known(f"The {name} process failed: {message if known is not EdgeFailure else f'{kind}: {message}'}")
 
 
 def _pickle(robot_env: RobotEnv) -> bytes:

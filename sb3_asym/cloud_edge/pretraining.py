@@ -46,10 +46,12 @@ class RandomizedEnv(gym.Env):
         """Draw dynamics, and start an episode with them."""
         super().reset(seed=seed)
         self.env.close()
-        drawn = {}
+        drawn: dict[str, float] = {}
         for name, (low, high) in self.ranges.items():
-            whole = isinstance(low, int) and isinstance(high, int)
-            drawn[name] = int(self.np_random.integers(low, high + 1)) if whole else float(self.np_random.uniform(low, high))
+            if isinstance(low, int) and isinstance(high, int):
+                drawn[name] = int(self.np_random.integers(low, high + 1))
+            else:
+                drawn[name] = float(self.np_random.uniform(low, high))
         self.env = self._make(**drawn)
         return self.env.reset(seed=int(self.np_random.integers(2**31)), options=options)
 
@@ -111,7 +113,7 @@ def pretrain(
     if algorithm not in MODELS:
         raise ValueError(f"algorithm must be one of {', '.join(MODELS)}, got {algorithm!r}.")
     robot = partial(make_robot, env_id, history, ranges=ranges, **(env_kwargs or {}))
-    model = MODELS[algorithm]("MlpPolicy", make_vec_env(robot, seed=seed), seed=seed, **kwargs)  # type: ignore[arg-type]
+    model = MODELS[algorithm]("MlpPolicy", make_vec_env(robot, seed=seed), seed=seed, **kwargs)
     model.learn(total_timesteps, callback, progress_bar=progress_bar)
     model.save(output)
     return model

@@ -20,7 +20,7 @@ from sb3_asym.envs import make_env
 from sb3_asym.shared_memory import WeightBlock, aligned
 
 COMMANDS = np.dtype([("reset", np.int64), ("seed", np.int64), ("stop", np.int64), ("close", np.int64)])
-RESET_TIMEOUT = 30.0
+RESET_TIMEOUT = 120.0
 POLL = 0.001
 
 
