@@ -1,7 +1,6 @@
 """A robot that sends numbered transitions, a learner that checks them, a broker, and what goes wrong between them."""
 
 import multiprocessing
-import os
 import shutil
 import signal
 import socket
@@ -14,7 +13,7 @@ from gymnasium import spaces
 
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.link import LinkError, learner_link, robot_link
-from sb3_asym.cloud_edge.outbox import Outbox, OutboxFull
+from sb3_asym.cloud_edge.outbox import Outbox
 from sb3_asym.cloud_edge.reader import Reader
 from sb3_asym.cloud_edge.transitions import Transitions
 
@@ -22,7 +21,9 @@ LAYOUT = Layout.of(spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Box(-1,
 EPISODE = 7
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["link_faults"])
+PROCESSES.set_forkserver_preload(
+    ["sb3_asym.cloud_edge.redis_link", "sb3_asym.cloud_edge.embedded", "sb3_asym.cloud_edge.outbox"]
+)
 
 
 def numbered(first, n):
