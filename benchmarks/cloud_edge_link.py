@@ -26,8 +26,8 @@ from sb3_asym import __version__
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from frame_fuzz import accepted, damaged, forged, use, valid_frames  # noqa: E402
-from link_faults import SERVER, Broker, Learner, Sender  # noqa: E402
+from frame_fuzz import accepted, damaged, forged, use, valid_frames
+from link_faults import SERVER, Broker, Learner, Sender
 
 OUTPUT = Path(__file__).parent / "results" / "cloud_edge_link.json"
 N_KILLS = 20
@@ -46,11 +46,10 @@ def run(url: str, path: Path, n_transitions: int, events: list) -> dict:
     """
     learner = Learner(url, every=10)
     sender = Sender(url, path, n_transitions, BATCH_SIZE)
-    n_duplicates, start = 0, time.monotonic()
+    start = time.monotonic()
     try:
         for i, event in enumerate(tqdm(events, desc=str(path.parent.name))):
             learner.run_until((i + 1) * n_transitions // (len(events) + 1))
-            n_duplicates += learner.reader.n_duplicates
             event(sender, learner)
         learner.run_until(n_transitions)
         while sender.process.is_alive():
@@ -63,6 +62,7 @@ def run(url: str, path: Path, n_transitions: int, events: list) -> dict:
         "events": len(events),
         "lost": n_transitions - len(counts),
         "doubled": sum(count - 1 for count in counts.values()),
+        "duplicates that the reader dropped": learner.n_duplicates + learner.reader.n_duplicates,
         "out of order": int((np.diff(learner.numbers) < 0).sum()),
         "seconds": round(time.monotonic() - start, 1),
     }
