@@ -21,7 +21,9 @@ LAYOUT = Layout.of(spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Box(-1,
 EPISODE = 7
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["link_faults"])
+PROCESSES.set_forkserver_preload(
+    ["sb3_asym.cloud_edge.redis_link", "sb3_asym.cloud_edge.embedded", "sb3_asym.cloud_edge.outbox"]
+)
 
 
 def numbered(first, n):
@@ -95,11 +97,13 @@ class Learner:
     def __init__(self, url, every=5):
         self.url, self.every = url, every
         self.numbers, self.n_reads, self.n_duplicates = [], 0, 0
-        self.checkpoint = 0, {}
+        self.checkpoint, self.reader = (0, {}), None
         self.restart()
 
     def restart(self):
         """Forget all that is not in the checkpoint."""
+        if self.reader is not None:
+            self.n_duplicates += self.reader.n_duplicates
         n, cursors = self.checkpoint
         del self.numbers[n:]
         self.link = learner_link(self.url)

@@ -75,8 +75,9 @@ class EmbeddedRobotLink:
         if state == self._policy_state and self._policy_version <= newer_than:
             return None
         frame = path.read_bytes()
+        self._policy_state = state
         try:
-            self._policy_state, self._policy_version = state, policy_version(frame)
+            self._policy_version = policy_version(frame)
         except FrameError:
             self._policy_version = newer_than
             return frame  # once, so that it is refused and counted where policies are checked
