@@ -12,9 +12,8 @@ import numpy as np
 
 from sb3_asym.acting.policy import clock_of
 from sb3_asym.cloud_edge.edge_memory import Doing, EdgeMemory, RingFile, bin_of
-from sb3_asym.cloud_edge.form import EdgeForm
+from sb3_asym.cloud_edge.form import EdgeForm, EdgePolicy
 from sb3_asym.cloud_edge.real_time import Deadlines, become_real_time
-from sb3_asym.deployment.recording import env_action
 from sb3_asym.options import NO_OPTION
 from sb3_asym.shared_memory import WeightBlock
 
@@ -83,10 +82,9 @@ class Control:
         self.env = env_fn()
         self._ring_file, self._memory = plan.open_ring(), plan.open_memory()
         self.ring, self.state = self._ring_file.ring, self._memory.state
-        self._policy = plan.form.acting_policy()
+        self._policy = EdgePolicy(plan.form, self.env.action_space)
         self._copies = [WeightBlock.empty_copy(plan.form.n_bytes) for _ in range(2)]
         self._block_version = 0
-        self._options = plan.form.weights.has_master
         self._parts = tuple(plan.form.spaces.observations)
         self._is_dict = isinstance(self.env.observation_space, gym.spaces.Dict)
         self._max_age = round(plan.max_age * 1e9)
@@ -136,8 +134,7 @@ class Control:
         done = False
         while not done:
             version, age = self._loaded.version, self._policy_age()
-            stored, clock = self._act(observation, clock)
-            action = env_action(env.action_space, self._policy.agent.as_actions(stored[None])[0])
+            action, clock = self._policy.act(observation, clock, plan.deterministic)
             deadlines.wait()
             after, reward, terminated, truncated, _ = env.step(action)
             self._look_at_age()
@@ -172,18 +169,6 @@ class Control:
         self.state["bad_steps"] += 1
         self._safe_stop()
 
-    def _act(self, observation: Any, clock: Any) -> tuple[np.ndarray, Any]:
-        """Action in [-1, 1], and the option clock."""
-        policy = self._policy
-        x = policy.inputs(observation)
-        if self.plan.deterministic:
-            return policy.exploit(x, clock)
-        stored, clock = policy.explore(x, clock)
-        if self._loaded.action_noise > 0:
-            noise = np.random.normal(0.0, self._loaded.action_noise, len(stored)).astype(np.float32)
-            stored = np.clip(stored + noise, -1, 1)
-        return stored, clock
-
     def _swap(self) -> bool:
         """Take the newest policy; False where there is none yet."""
         policies = self._memory.policies
@@ -193,7 +178,7 @@ class Control:
             if version is None:
                 self.state["torn"] += 1
             else:
-                self._loaded = self.plan.form.load(self._policy, copy)
+                self._loaded = self._policy.load(copy)
                 self._block_version = version
                 self.state["swaps"] += 1
                 self.state["version"] = self._loaded.version

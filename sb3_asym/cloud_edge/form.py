@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from sb3_asym.acting.kernels import choose_kernel, compile_kernel, kernel_source, make_kernel
@@ -14,6 +15,8 @@ from sb3_asym.cloud_edge.frames import FrameError
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.policy_frames import Policy
 from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.deployment.recording import env_action
+from sb3_asym.options import OptionState
 from sb3_asym.shared_memory import CACHE_LINE
 
 ALGORITHMS = ("AsymSAC", "SAC", "TD3", "DDPG")
@@ -117,24 +120,46 @@ class EdgeForm:
         header[0] = policy.version, arrived, transit, policy.action_noise
         self.weights.write(packed, policy.exploration_rate, block[CACHE_LINE:])
 
-    def load(self, acting: ActingPolicy, block: np.ndarray) -> Loaded:
-        """
-        Let a policy in shared memory act.
 
-        :param acting: what runs it
-        :param block: copy of the memory, which stays as it is until the next one is loaded
+class EdgePolicy:
+    """
+    A policy that acts at the edge.
+
+    :param form: form of the policies
+    :param action_space: action space of the robot
+    """
+
+    def __init__(self, form: EdgeForm, action_space: gym.Space):
+        self._form, self._action_space = form, action_space
+        self._acting = ActingPolicy(form.weights, make_kernel(form.kernel, form.weights, form.library), form.is_gaussian)
+
+    def load(self, block: np.ndarray) -> Loaded:
+        """
+        Take a policy from memory.
+
+        :param block: memory that :meth:`EdgeForm.write` wrote, which stays as it is until the next one is loaded
         :return: what lies beside its weights
         """
-        acting.load(block[CACHE_LINE : CACHE_LINE + self.weights.n_bytes])
-        return Loaded(*block[: HEADER.itemsize].view(HEADER)[0].item())
+        self._acting.load(block[CACHE_LINE : CACHE_LINE + self._form.weights.n_bytes])
+        self._loaded = Loaded(*block[: HEADER.itemsize].view(HEADER)[0].item())
+        return self._loaded
 
-    def acting_policy(self) -> ActingPolicy:
+    def act(self, observation: Any, clock: OptionState | None, deterministic: bool = False) -> tuple[Any, OptionState | None]:
         """
-        What runs the policies.
+        An action, with the exploration that the agent has in training.
 
-        :return: the acting policy, still without weights
+        :param observation: a single observation, as the env returns it
+        :param clock: state of the option clock, or None where an episode starts
+        :param deterministic: whether to act without exploration
+        :return: action of the env, and the state of the option clock
         """
-        return ActingPolicy(self.weights, make_kernel(self.kernel, self.weights, self.library), self.is_gaussian)
+        acting = self._acting
+        x = acting.inputs(observation)
+        scaled, clock = acting.exploit(x, clock) if deterministic else acting.explore(x, clock)
+        if self._loaded.action_noise > 0 and not deterministic:
+            noise = np.random.normal(0.0, self._loaded.action_noise, len(scaled)).astype(np.float32)
+            scaled = np.clip(scaled + noise, -1, 1)
+        return env_action(self._action_space, acting.agent.as_actions(scaled[None])[0]), clock
 
 
 def signature(policy: Policy) -> tuple:
