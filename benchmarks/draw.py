@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 
@@ -375,6 +376,8 @@ def main() -> None:
         runs = json.loads((RESULTS / "distillation.json").read_text())
         distillation_picture(runs, RESULTS / "distillation.png")
         tables |= distillation_tables(runs)
+    if (RESULTS / "cloud_edge_link.json").exists():
+        tables["cloud_edge_link"] = link_table(json.loads((RESULTS / "cloud_edge_link.json").read_text()))
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

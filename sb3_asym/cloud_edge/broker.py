@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from sb3_asym.cloud_edge.link import check_robot
+from sb3_asym.cloud_edge.protocol import check_robot
 from sb3_asym.cloud_edge.redis_link import BATCHES, CONFIRMED, LEARNER, LEARNER_USER, POLICY, PREFIX, STATUS
 
 DAYS = "3650"

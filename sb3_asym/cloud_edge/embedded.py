@@ -14,8 +14,8 @@ from typing import ParamSpec, TypeVar
 
 from sb3_asym.cloud_edge.files import read_file, replace_file
 from sb3_asym.cloud_edge.frames import FrameError
-from sb3_asym.cloud_edge.link import Entry, LinkError
 from sb3_asym.cloud_edge.policy_frames import policy_version
+from sb3_asym.cloud_edge.protocol import Entry, LinkError
 from sb3_asym.cloud_edge.transitions import Number
 
 Given = ParamSpec("Given")
@@ -37,7 +37,7 @@ def _links(method: Callable[Given, Result]) -> Callable[Given, Result]:
 
 class EmbeddedRobotLink:
     """
-    The robot's side of the link on one machine, a :class:`sb3_asym.cloud_edge.link.RobotLink`.
+    The robot's side of the link on one machine, a :class:`sb3_asym.cloud_edge.protocol.RobotLink`.
 
     :param folder: folder of the link
     :param robot: name of the robot
@@ -99,7 +99,7 @@ class EmbeddedRobotLink:
 
 class EmbeddedLearnerLink:
     """
-    The learner's side of the link on one machine, a :class:`sb3_asym.cloud_edge.link.LearnerLink`.
+    The learner's side of the link on one machine, a :class:`sb3_asym.cloud_edge.protocol.LearnerLink`.
 
     :param folder: folder of the link
     """

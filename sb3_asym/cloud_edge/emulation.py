@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sb3_asym.cloud_edge.link import Entry, LinkError, RobotLink
+from sb3_asym.cloud_edge.protocol import Entry, LinkError, RobotLink
 from sb3_asym.cloud_edge.transitions import Number
 
 Result = TypeVar("Result")

@@ -141,10 +141,12 @@ class Gate:
     Counts the frames that were refused, by reason.
 
     :param refused: number of refused frames by reason
+    :param last: why the last one was refused, or None
     """
 
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
+        self.last: FrameError | None = None
 
     def __call__(self, decoder: Callable[..., Wire], *args: Any) -> Wire | None:
         """

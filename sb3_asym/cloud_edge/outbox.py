@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sb3_asym.cloud_edge.layout import Layout
-from sb3_asym.cloud_edge.link import Entry, check_robot
+from sb3_asym.cloud_edge.protocol import Entry, check_robot
 from sb3_asym.cloud_edge.transitions import Number, Transitions, encode_batch
 
 RESERVE = 0.1

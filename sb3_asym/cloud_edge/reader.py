@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sb3_asym.cloud_edge.frames import FrameError
 from sb3_asym.cloud_edge.layout import Layout
-from sb3_asym.cloud_edge.link import Entry, LearnerLink
+from sb3_asym.cloud_edge.protocol import Entry, LearnerLink
 from sb3_asym.cloud_edge.transitions import Batch, Number, decode_batch
 
 

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 from redis.retry import Retry
 
-from sb3_asym.cloud_edge.link import AccessError, Entry, LinkError
+from sb3_asym.cloud_edge.protocol import AccessError, Entry, LinkError
 from sb3_asym.cloud_edge.transitions import Number
 
 PREFIX = "sb3-asym:"
@@ -112,7 +112,7 @@ def _link_error(error: Exception) -> LinkError:
 
 class RedisRobotLink(_Side):
     """
-    The robot's side of the link over a broker, a :class:`sb3_asym.cloud_edge.link.RobotLink`, for one thread.
+    The robot's side of the link over a broker, a :class:`sb3_asym.cloud_edge.protocol.RobotLink`, for one thread.
 
     :param url: address of the broker, see :func:`sb3_asym.cloud_edge.link.robot_link`
     :param robot: name of the robot
@@ -189,7 +189,7 @@ class RedisRobotLink(_Side):
 
 class RedisLearnerLink(_Side):
     """
-    The learner's side of the link over a broker, a :class:`sb3_asym.cloud_edge.link.LearnerLink`, for one thread.
+    The learner's side of the link over a broker, a :class:`sb3_asym.cloud_edge.protocol.LearnerLink`, for one thread.
 
     :param url: address of the broker, see :func:`sb3_asym.cloud_edge.link.robot_link`
     :param timeout: longest time to wait for the broker, s
