@@ -43,6 +43,7 @@ class CommandHelp(Directive):
     """``{command-help} evaluate``: what ``sb3-asym evaluate --help`` prints."""
 
     required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """The help as a block."""
@@ -50,7 +51,7 @@ class CommandHelp(Directive):
 
         from sb3_asym.cli.main import app
 
-        result = CliRunner().invoke(app, [self.arguments[0], "--help"], prog_name="sb3-asym")
+        result = CliRunner().invoke(app, [*self.arguments[0].split(), "--help"], prog_name="sb3-asym")
         if result.exit_code:
             raise self.error(f"sb3-asym {self.arguments[0]} --help: {result.output}")
         text = "\n".join(line.rstrip() for line in result.output.strip("\n").splitlines())

@@ -171,6 +171,8 @@ def batches_after(path: Path, robot: str, cursor: Number | None, max_batches: in
     :return: the batches, in order
     """
     with closing(_open(path)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'batches'").fetchone():
+            return []  # it is just being made
         database.execute("BEGIN")  # boot and batches of one moment
         boot = database.execute("SELECT boot FROM life").fetchone()
         if boot is None:
