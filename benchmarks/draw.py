@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cloud_edge_tables import link_table
+from cloud_edge_tables import cloud_edge_tables, link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 
@@ -378,6 +378,7 @@ def main() -> None:
         tables |= distillation_tables(runs)
     if (RESULTS / "cloud_edge_link.json").exists():
         tables["cloud_edge_link"] = link_table(json.loads((RESULTS / "cloud_edge_link.json").read_text()))
+    tables |= cloud_edge_tables(RESULTS)
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():
