@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cloud_edge_tables import cloud_edge_tables, link_table
+from cloud_edge_run_tables import cloud_edge_tables
+from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 
