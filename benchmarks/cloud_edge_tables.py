@@ -19,9 +19,9 @@ def link_table(result: dict[str, Any]) -> str:
             *rows,
             "",
             f"Of {damaged['frames']:,} frames with bits flipped, bytes lost, added or mixed up, {damaged['accepted']} were "
-            f"accepted, with {damaged['crashes']} crashes; of {forged['frames']:,} with a strange value and the right checksum, "
-            f"{forged['crashes']} crashed the reader, and {forged['valid all the same']:,} were valid all the same (another time "
-            "or version).",
+            f"accepted, with {damaged['crashes']} crashes. Of {forged['frames']:,} with a strange value and the right "
+            f"checksum, {forged['crashes']} crashed the reader, and {forged['valid all the same']:,} were valid all the same "
+            "(another time or version).",
             "",
             f"{machine['server']}, {machine['cores']} cores, Python {machine['python']}, redis-py {machine['redis']}, msgspec "
             f"{machine['msgspec']}.",
