@@ -1,4 +1,4 @@
-"""The link that an address names, a folder on one machine or a broker; :mod:`sb3_asym.cloud_edge.protocol` says what it does."""
+"""The link that an address names: a folder on one machine, or a broker (what it does: :mod:`sb3_asym.cloud_edge.protocol`)."""
 
 import os
 from pathlib import Path

@@ -25,7 +25,7 @@ def run(url, path, n_transitions, n_kills, *others):
 
 
 def test_kills_on_one_machine(tmp_path):
-    assert run(tmp_path, tmp_path / "robots/robot-1/outbox.sqlite", 3000, 5) == [*range(3000)]
+    assert run(tmp_path, tmp_path / "robots/robot-1/outbox.sqlite", 3000, 4) == [*range(3000)]
 
 
 @needs_server
