@@ -101,8 +101,8 @@ def adaptation_table(result: dict[str, Any]) -> str:
         cells += [f"{random:,.0f}", f"{share:.0%}", f"{reached[0]:,}" if reached else "never"]
         lines.append(f"| {' | '.join(cells)} |")
     text = (
-        "Return at the end, mean ± standard deviation over the seeds. *Reached*: return of the going-on agent over that of the "
-        "one from nothing, both above random actions; *after steps*: first point of its curve at 95 % of that."
+        "Return at the end, mean ± standard deviation over the seeds. *Reached*: return of the going-on agent over that of "
+        "the one from nothing, both above random actions; *after steps*: first point of its curve at 95 % of that."
     )
     return "\n".join([*lines, "", f"{text} {note(result)}"])
 
