@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3 import SAC
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_asym.cloud_edge import make_robot, pretrain
@@ -154,8 +153,7 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
         model = SAC("MlpPolicy", vec_env, gamma=task.gamma, seed=run.seed, **MODEL)
     else:
         model = SAC.load(path, env=vec_env, seed=run.seed)
-    model.set_logger(configure(None, []))
-    model.num_timesteps = 0
+    model._setup_learn(run.steps)  # counters and logger, as in learn
     prefill = MODEL["learning_starts"] if run.agent == "from nothing" else run.prefill
     loop = Loop(run, task, Trainer(model, 1.0, prefill, run.freeze_actor), robot)
     steps = 0 if run.agent == "frozen" else run.steps
