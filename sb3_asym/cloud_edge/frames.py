@@ -19,7 +19,7 @@ import numpy as np
 
 MAGIC = b"s3ce"
 SCHEMA = 1
-HEADER = struct.Struct("<4sHBxII")
+HEADER = struct.Struct("<4sHHII")
 BATCH, POLICY, ROBOT_STATUS, LEARNER_STATUS = 1, 2, 3, 4
 MAX_BYTES = {BATCH: 8 << 20, POLICY: 64 << 20, ROBOT_STATUS: 64 << 10, LEARNER_STATUS: 64 << 10}
 DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<f2", "<f4", "<f8")

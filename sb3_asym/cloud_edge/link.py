@@ -5,20 +5,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sb3_asym.cloud_edge.embedded import EmbeddedLearnerLink, EmbeddedRobotLink
-from sb3_asym.cloud_edge.protocol import AccessError, Entry, LearnerLink, LinkError, RobotLink, check_robot
-
-__all__ = [
-    "AccessError",
-    "Entry",
-    "LearnerLink",
-    "LinkError",
-    "RobotLink",
-    "check_robot",
-    "learner_link",
-    "local_folder",
-    "outbox_path",
-    "robot_link",
-]
+from sb3_asym.cloud_edge.protocol import AccessError as AccessError
+from sb3_asym.cloud_edge.protocol import Entry as Entry
+from sb3_asym.cloud_edge.protocol import LearnerLink, RobotLink, check_robot
+from sb3_asym.cloud_edge.protocol import LinkError as LinkError
 
 
 def robot_link(url: str | Path, robot: str, timeout: float = 5.0) -> RobotLink:

@@ -16,7 +16,20 @@ from gymnasium import spaces
 from link_faults import numbered
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 
-from sb3_asym.cloud_edge.frames import BATCH, HEADER, MAGIC, MAX_BYTES, POLICY, SCHEMA, Array, FrameError, Gate, encode
+from sb3_asym.cloud_edge.frames import (
+    BATCH,
+    HEADER,
+    LEARNER_STATUS,
+    MAGIC,
+    MAX_BYTES,
+    POLICY,
+    ROBOT_STATUS,
+    SCHEMA,
+    Array,
+    FrameError,
+    Gate,
+    encode,
+)
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.policy_frames import Policy, decode_policy, encode_policy, policy_version
 from sb3_asym.cloud_edge.statuses import RobotStatus, decode_robot_status, encode_status
@@ -138,6 +151,14 @@ def test_frames_have_an_end():
     refused("shape", Array("<f8", (2**31, 2**31), b"").values)
     refused("type", Array("|O", (1,), bytes(8)).values)
     refused("type", Array("|b1", (1,), b"\2").values)
+
+
+@pytest.mark.parametrize("kind", [BATCH, POLICY, ROBOT_STATUS, LEARNER_STATUS])
+def test_every_byte_counts(kind):
+    frame = valid_frames()[kind]
+    for place in range(len(frame)):
+        other = frame[:place] + bytes([frame[place] ^ 0x10]) + frame[place + 1 :]
+        assert accepted(other) == [], place
 
 
 def test_damaged_frames_are_refused():
