@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,25 @@ from sb3_asym.quantization.layers import Int8Dense
 from sb3_asym.versions import __version__
 
 INDENT = " " * 4
+
+
+class CArray(NamedTuple):
+    """
+    Numbers of a network as C code knows them.
+
+    :param c_type: C type of a number
+    :param name: C name
+    :param values: the numbers; float16 ones are ``uint16_t`` in C
+    """
+
+    c_type: str
+    name: str
+    values: np.ndarray
+
+    @property
+    def definition(self) -> str:
+        """C code that defines a constant array."""
+        return f"static const {self.c_type} {self.name}[{self.values.size}] = {{\n{_numbers(self.values)}\n}};"
 
 
 def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: str = "asym") -> None:
@@ -90,14 +110,14 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
     bodies: list[str] = []
     activations: dict[str, str] = {}
     for number, network in enumerate(agent.networks):
-        arrays, body = _network(network, number, activations)
-        data += arrays
+        arrays, body = network_code(network, number, activations)
+        data += [array.definition for array in arrays]
         bodies.append(body)
     normalize = ""
     x = "obs"
     if agent.normalization:
         x = "x"
-        data += [_array("float", f"obs_{name}", values) for name, values in vars(agent.normalization).items()]
+        data += [CArray("float", f"obs_{name}", values).definition for name, values in vars(agent.normalization).items()]
         normalize = (
             f"{INDENT}float x[{agent.obs_dim}];\n"
             f"{INDENT}for (int i = 0; i < {prefix}_OBS_DIM; i++) {{\n"
@@ -105,11 +125,9 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
             f"{INDENT * 2}x[i] = v < -obs_clip[i] ? -obs_clip[i] : v > obs_clip[i] ? obs_clip[i] : v;\n"
             f"{INDENT}}}\n"
         )
-    used = {network.precision for network in agent.networks}
-    functions = [fill(f"dense_{precision}.c") for precision in ("fp32", "fp16", "int8") if precision in used]
-    functions += [_activation(name, expression) for expression, name in activations.items()]
+    functions = layer_functions(agent.networks, activations)
     bounds = {} if agent.output == "argmax" else {"low": agent.low, "high": agent.high}
-    data += [_array("float", f"action_{name}", values) for name, values in {**bounds, "rest": agent.rest}.items()]
+    data += [CArray("float", f"action_{name}", values).definition for name, values in {**bounds, "rest": agent.rest}.items()]
     if agent.output == "argmax" or agent.master:
         functions.append(
             "static int argmax(const float *values, int n)\n{\n"
@@ -166,24 +184,37 @@ def _act(agent: DeployableAgent, n_outputs: int, prefix: str) -> str:
     )
 
 
-def _network(network: Network, number: int, activations: dict[str, str]) -> tuple[list[str], str]:
+def layer_functions(networks: Iterable[Network], activations: dict[str, str]) -> list[str]:
     """
-    C arrays of a network, and the C function that runs it.
+    C functions that the functions of networks call.
+
+    :param networks: the networks
+    :param activations: name of the C function by C expression, of the activations of these networks
+    :return: definitions of the functions
+    """
+    used = {network.precision for network in networks}
+    functions = [fill(f"dense_{precision}.c") for precision in ("fp32", "fp16", "int8") if precision in used]
+    return functions + [_activation(name, expression) for expression, name in activations.items()]
+
+
+def network_code(network: Network, number: int, activations: dict[str, str]) -> tuple[list[CArray], str]:
+    """
+    C arrays of a network, and the C function that runs it, ``network_<number>(const float *x, float *y)``.
 
     :param network: the network
     :param number: index of the network, part of the names of its arrays and its function
     :param activations: name of the C function by C expression, extended by the activations of this network
-    :return: definitions of the arrays, and of the function
+    :return: the arrays, and the definition of the function
     """
-    data, calls = [], []
+    data: list[CArray] = []
+    calls: list[str] = []
     hidden = max([layer.weight.shape[0] for layer in network.layers[:-1]], default=0)
     x = "x"
     for index, layer in enumerate(network.layers):
         last = index == len(network.layers) - 1
         y = "y" if last else f"h[{index % 2}]"
-        arrays, layer_calls = _layer(layer, f"{number}_{index}", x, y)
-        data += arrays
-        calls += layer_calls
+        data += layer_arrays(layer, f"{number}_{index}")
+        calls += _layer_calls(layer, f"{number}_{index}", x, y)
         for module in layer.activations:
             expression = ACTIVATIONS[type(module)].c(module)
             name = activations.setdefault(expression, f"activate_{len(activations)}")
@@ -199,23 +230,35 @@ def _network(network: Network, number: int, activations: dict[str, str]) -> tupl
     return data, f"{comment}\nstatic void network_{number}(const float *x, float *y)\n{{\n{lines}\n}}\n"
 
 
-def _layer(layer: Dense, number: str, x: str, y: str) -> tuple[list[str], list[str]]:
-    """C arrays of a layer, and the C calls that run it."""
-    n_out, n_in = layer.weight.shape
+def layer_arrays(layer: Dense, number: str) -> list[CArray]:
+    """
+    C arrays of a layer.
+
+    :param layer: the layer
+    :param number: part of their names
+    :return: the arrays
+    """
     if isinstance(layer, Int8Dense):
-        data = [
-            _array("int8_t", f"w{number}", layer.weight),
-            _array("uint16_t", f"ratio{number}", layer.ratio),
-            *(_array("float", f"{name}{number}", getattr(layer, name)) for name in ("offset", "gain", "zero")),
-        ]
-        stride = int(len(layer.gain) > 1)
-        return data, [
-            f"quantize(gain{number}, zero{number}, {stride}, {n_in}, {x}, q);",
-            f"dense_int8(w{number}, {c_float(layer.unit[0])}, ratio{number}, offset{number}, {n_in}, {n_out}, q, {y});",
+        return [
+            CArray("int8_t", f"w{number}", layer.weight),
+            CArray("float", f"unit{number}", layer.unit),
+            CArray("uint16_t", f"ratio{number}", layer.ratio),
+            *(CArray("float", f"{name}{number}", getattr(layer, name)) for name in ("offset", "gain", "zero")),
         ]
     c_type = {"fp32": "float", "fp16": "uint16_t"}[layer.precision]
-    data = [_array(c_type, f"w{number}", layer.weight.T), _array(c_type, f"b{number}", layer.bias)]
-    return data, [f"dense_{layer.precision}(w{number}, b{number}, {n_in}, {n_out}, {x}, {y});"]
+    return [CArray(c_type, f"w{number}", layer.weight.T), CArray(c_type, f"b{number}", layer.bias)]
+
+
+def _layer_calls(layer: Dense, number: str, x: str, y: str) -> list[str]:
+    """C calls that run a layer."""
+    n_out, n_in = layer.weight.shape
+    if isinstance(layer, Int8Dense):
+        stride = int(len(layer.gain) > 1)
+        return [
+            f"quantize(gain{number}, zero{number}, {stride}, {n_in}, {x}, q);",
+            f"dense_int8(w{number}, unit{number}[0], ratio{number}, offset{number}, {n_in}, {n_out}, q, {y});",
+        ]
+    return [f"dense_{layer.precision}(w{number}, b{number}, {n_in}, {n_out}, {x}, {y});"]
 
 
 def _activation(name: str, expression: str) -> str:
@@ -224,10 +267,6 @@ def _activation(name: str, expression: str) -> str:
         f"static void {name}(float *y, int n)\n{{\n{INDENT}for (int i = 0; i < n; i++) {{\n"
         f"{INDENT * 2}float x = y[i];\n{INDENT * 2}y[i] = {expression};\n{INDENT}}}\n}}\n"
     )
-
-
-def _array(c_type: str, name: str, values: np.ndarray) -> str:
-    return f"static const {c_type} {name}[{values.size}] = {{\n{_numbers(values)}\n}};"
 
 
 def _numbers(values: np.ndarray) -> str:
