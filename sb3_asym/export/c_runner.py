@@ -94,8 +94,7 @@ class CRunner:
         self.agent = agent
         self._build = tempfile.TemporaryDirectory()
         library = Path(self._build.name) / "policy.so"
-        source = folder / f"{prefix}_policy.c"
-        subprocess.run([c_compiler(), *C_FLAGS, "-shared", "-fPIC", "-o", library, source, "-lm"], check=True)
+        compile_library(folder / f"{prefix}_policy.c", library)
         loaded = ctypes.CDLL(str(library))
         self._reset, self._step = loaded[f"{prefix}_reset"], loaded[f"{prefix}_step"]
 
@@ -115,6 +114,17 @@ class CRunner:
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in (flat, self._action))
         option = self._step(ctypes.byref(self._state), *pointers)
         return option, self._action.copy()
+
+
+def compile_library(source: Path, library: Path) -> None:
+    """
+    Compile C code for this machine's processor.
+
+    :param source: the code
+    :param library: shared library to write
+    :raises FileNotFoundError: if there is no C compiler
+    """
+    subprocess.run([c_compiler(), *C_FLAGS, "-shared", "-fPIC", "-o", library, source, "-lm"], check=True)
 
 
 def c_compiler() -> str:

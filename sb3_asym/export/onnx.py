@@ -125,11 +125,28 @@ def network_bytes(network: Network) -> int:
     return sum(len(initializer.raw_data) for initializer in graph.initializers)
 
 
-def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+def network_session(network: Network) -> onnxruntime.InferenceSession:
     """
-    Load an ONNX file into ONNX Runtime.
+    A network alone in ONNX Runtime.
 
-    :param path: path to an ONNX file
+    :param network: the network, in any precision
+    :return: session on one thread, from ``x``, ``(1, n_in)``, to ``y``, ``(1, n_out)``
+    """
+    graph = Graph(network.name)
+    _rename(graph, graph.add("Identity", _network(graph, network, "x")), "y")
+    shapes = {"x": network.layers[0].weight.shape[1], "y": len(network.layers[-1].bias)}
+    inputs, outputs = ([_value(name, [1, size])] for name, size in shapes.items())
+    model = helper.make_model(
+        graph.finish(inputs, outputs), opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    return open_session(model.SerializeToString())
+
+
+def open_session(source: Path | bytes, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """
+    Load ONNX into ONNX Runtime.
+
+    :param source: path to an ONNX file, or its content
     :param optimized: path of a file for the optimized graph, or None
     :return: session on one thread
     """
@@ -140,7 +157,8 @@ def open_session(path: Path, optimized: Path | None = None) -> onnxruntime.Infer
     if optimized is not None:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = source if isinstance(source, bytes) else str(source)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def operators(path: Path) -> Counter[str]:
