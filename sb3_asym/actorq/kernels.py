@@ -1,11 +1,10 @@
 """What runs the networks in an actor: the C of the export compiled for the machine, ONNX Runtime, or torch."""
 
 import ctypes
-import shutil
-import tempfile
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch as th
@@ -98,11 +97,8 @@ def kernel_source(agent: DeployableAgent, layout: Layout) -> str:
         arrays, body = network_code(network, number, activations)
         bodies.append(body)
         cases.append(f"    case {number}:\n        network_{number}(x, y);\n        break;")
-        names = {array.name.split("_")[1]: [] for array in arrays}  # type: dict[str, list[Any]]
-        for array in arrays:
-            names[array.name.split("_")[1]].append(array)
-        for layer in names.values():
-            for array, offset in zip(layer, next(offsets), strict=False):  # the last of int8 is for ONNX
+        for _, group in groupby(arrays, lambda array: array.name.rpartition("_")[2]):
+            for array, offset in zip(group, next(offsets), strict=False):  # the last of int8 is for ONNX
                 pointers.append(f"static const {array.c_type} *{array.name};")
                 assignments.append(f"    {array.name} = (const {array.c_type} *)(block + {offset});")
     return fill(
@@ -133,15 +129,13 @@ class CKernel:
     """
     The C of the export, with weights by pointer.
 
-    The library holds one set of pointers, so each kernel of a process has a copy of the file.
-
     :param layout: layout of the blocks
-    :param library: compiled code of :func:`kernel_source`
+    :param library: compiled code of :func:`kernel_source`; it holds one set of pointers, so two kernels of a process need
+        two files
     """
 
     def __init__(self, layout: Layout, library: Path):
-        self._folder = tempfile.TemporaryDirectory()
-        loaded = ctypes.CDLL(shutil.copy(library, self._folder.name))
+        loaded = ctypes.CDLL(str(library))
         self._load, self._run = loaded.kernel_load, loaded.kernel_run
         self._load.argtypes, self._load.restype = [ctypes.c_void_p], None
         self._run.argtypes, self._run.restype = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p], None

@@ -186,4 +186,3 @@ def _from_block(kind: type[Dense], activations: tuple[nn.Module, ...], values: l
     weight, unit, ratio, _, gain, zero, bias = values
     numbers = dict(weight=weight, unit=unit, ratio=ratio, gain=gain, zero=zero, bias=bias)
     return Int8Dense(**{field.name: numbers.get(field.name, activations) for field in fields(Int8Dense)})  # type: ignore[arg-type]
-
