@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_asym.actorq.actor import PARTS, ActorForm
 from sb3_asym.actorq.engine import Crew, Engine
 from sb3_asym.actorq.kernels import choose_kernel, kernel_source
-from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors
+from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors, needs_whole_episodes
 from sb3_asym.actorq.networks import Layout, Packer, acting_form
 from sb3_asym.actorq.processes import Processes
 from sb3_asym.actorq.published import PublishedPolicy
@@ -123,7 +123,7 @@ class ActorQ:
             form=self._form,
             env_fns=self.env_fns,
             seed=int(np.random.randint(2**31)) if model.seed is None else model.seed,
-            n_random=-(-n_random // len(self.env_fns)) + 1 if n_random > 0 else 0,
+            n_random=_share(n_random, 1 if needs_whole_episodes(model) else len(self.env_fns)),
             ring_size=self.ring_size,
         )
         learner = self._learner = Learner(model, self._packer, self._form.layout, self.policy, self.pull_every)
@@ -131,7 +131,7 @@ class ActorQ:
         names = {} if tb_log_name is None else {"tb_log_name": tb_log_name}
 
         def check() -> None:
-            engine.check(max(done + n_random - model.num_timesteps + 1, 0))
+            engine.check(_share(max(done + n_random - model.num_timesteps, 0), 1))
 
         normalization = model.get_vec_normalize_env()
         template: Any = model.env if normalization is None else normalization.venv
@@ -148,7 +148,7 @@ class ActorQ:
                     log_interval,
                     reset_num_timesteps=reset_num_timesteps,
                     progress_bar=progress_bar,
-                    **names,  # type: ignore[arg-type]
+                    **names,
                 )
         finally:
             engine.stop()
@@ -170,6 +170,11 @@ class ActorQ:
         """
         policy: Any = self.policy
         return evaluate_policy(policy, env, n_eval_episodes, deterministic, **kwargs)  # type: ignore[return-value]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the actors that are at work, on the machines where they are."""
+        return [] if self._engine is None else self._engine.pids
 
     def report(self) -> ActorQReport:
         """
@@ -199,6 +204,11 @@ class ActorQ:
         )
 
 
+def _share(n_random: int, n_actors: int) -> int:
+    """An actor's share of the random steps, and one more, as its newest transition waits for the next."""
+    return -(-n_random // n_actors) + 1 if n_random > 0 else 0
+
+
 def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> list[EnvFn]:
     """The function of each actor's env."""
     given = [env_fns] if callable(env_fns) else list(env_fns)
@@ -207,7 +217,7 @@ def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> lis
     n_actors = len(given) if n_actors is None else n_actors
     if n_actors < 1 or not given:
         raise ValueError(
-            f"ActorQ needs at least one actor and the function that makes its env, got {n_actors} and {len(given)}."
+            f"ActorQ needs at least one actor and a function that makes its env, got {n_actors} and {len(given)}."
         )
     if len(given) not in (1, n_actors):
         raise ValueError(f"Give one function that makes an env, or one for each of the {n_actors} actors; got {len(given)}.")
