@@ -147,7 +147,7 @@ def test_what_is_evaluated_is_quantized() -> None:
 
     evaluation = EvalCallback(Monitor(gym.make("Pendulum-v1")), n_eval_episodes=1, eval_freq=200, verbose=0)
     actors.learn(210, callback=[Compare(), evaluation])
-    assert 1e-5 < differences[0] < 0.5
+    assert 1e-5 < differences[0] < 2  # it is up to 20 updates older, too
     assert np.isfinite(evaluation.last_mean_reward)
 
 
