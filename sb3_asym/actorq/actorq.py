@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -11,11 +12,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_asym.actorq.actor import PARTS, ActorForm
+from sb3_asym.actorq.actor import PARTS, make_form
 from sb3_asym.actorq.engine import Crew, Engine
-from sb3_asym.actorq.kernels import choose_kernel, kernel_source
+from sb3_asym.actorq.kernels import choose_kernel
 from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors, needs_whole_episodes
-from sb3_asym.actorq.networks import Layout, Packer, acting_form
+from sb3_asym.actorq.networks import Packer
 from sb3_asym.actorq.processes import Processes
 from sb3_asym.actorq.published import PublishedPolicy
 from sb3_asym.actorq.report import ActorQReport
@@ -48,6 +49,7 @@ class ActorQ:
     :param kernel: what runs the networks: "c", "onnx" or "torch"; by default the best that there is here
     :param ring_size: number of transitions after which an actor waits for the learner; by default ``pull_every``, at least 16
     :raises ValueError: if an argument is out of range, or the model or its policy cannot act so
+    :raises ImportError: from ``learn``, if the engine is "ray" and Ray is missing
     """
 
     def __init__(
@@ -73,25 +75,12 @@ class ActorQ:
             raise ValueError(f"The engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
         self.engine = engine
         self.kernel, self.precision = choose_kernel(precision, kernel)
-        agent, is_gaussian = acting_form(model)
-        zeros = np.zeros((1, agent.obs_dim), dtype=np.float32)
-        packed = Packer(self.precision).pack(agent, zeros)
-        layout = Layout(packed)
-        self._form = ActorForm(
-            layout=layout,
-            is_gaussian=is_gaussian,
-            kernel=self.kernel,
-            source=kernel_source(packed, layout) if self.kernel == "c" else "",
-            observation_space=model.observation_space,
-            action_space=model.action_space,
-            action_noise=model.action_noise,
-            pull_every=pull_every,
-        )
+        self._packer = Packer(self.precision)
+        self._form = make_form(model, self.kernel, self.precision, pull_every)
         self._learner: Learner | None = None
         self._engine: Engine | None = None
         self._seconds: float | None = None
         self.policy = PublishedPolicy(model, self._form)
-        self._packer = Packer(self.precision)
 
     def learn(
         self,
@@ -227,6 +216,8 @@ def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> lis
 def _make_engine(name: str, crew: Crew) -> Engine:
     if name == "processes":
         return Processes(crew)
+    if find_spec("ray") is None:
+        raise ImportError("The engine 'ray' needs Ray: pip install 'sb3-asym[ray]'")
     from sb3_asym.actorq.ray_engine import RayActors
 
     return RayActors(crew)

@@ -12,10 +12,13 @@ from sb3_asym.actorq.memory import aligned
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
 from sb3_asym.deployment.from_sb3 import deployable
 from sb3_asym.export.c import layer_arrays
-from sb3_asym.quantization.schemes import Int8Dense, _int8_layer, quantize
+from sb3_asym.quantization.layers import Int8Dense, quantize_layer
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import Scheme
 
+INT8 = Scheme.parse("int8")
 N_RANGE_OBSERVATIONS = 1000
-N_FORWARD_OBSERVATIONS = 32
+N_FORWARD_OBSERVATIONS = 16
 FORGETTING = 0.05
 """Share of the way by which a range of the past shrinks to the present one with each version."""
 
@@ -67,7 +70,7 @@ class Packer:
         :return: the agent in the precision of the actors
         """
         if self.precision != "int8":
-            return quantize(agent, {network.name: self.precision for network in agent.networks})
+            return quantize(agent, self.precision)
         x = agent.normalize(observations)
 
         def convert(network: Network) -> Network:
@@ -82,8 +85,8 @@ class Packer:
         x = x[:: -(-len(x) // N_FORWARD_OBSERVATIONS)]
         for index, layer in enumerate(network.layers):
             if index:
-                found = self._remember((network.name, index), np.array([[float(x.min())], [float(x.max())]]))
-            layers.append(_int8_layer(layer, found.astype(np.float32), first=index == 0))
+                found = self._remember((network.name, index), np.array([[x.min()], [x.max()]], dtype=np.float32))
+            layers.append(quantize_layer(layer, INT8, found[0], found[1], first=index == 0))
             if index < len(network.layers) - 1:
                 x = layer.forward(x)
         return replace(network, layers=tuple(layers))

@@ -10,6 +10,8 @@ from sb3_asym.quantization.gptq import round_in_turn
 from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 LEVELS = 255
+ROWS = 128
+"""Rows of weights that are rounded at a time, so that the processor's cache holds them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class Int8Dense(Dense):
         :param subtracted: number that is subtracted from each q before the sum
         :return: ``(n_out,)`` float32 numbers: bias less the remaining part of the zero points
         """
-        shift = (self.weight.astype(np.float64) * (self.zero - subtracted)).sum(1)
+        if len(self.zero) == 1:
+            shift = self.weight.sum(1, dtype=np.int32) * (float(self.zero[0]) - subtracted)
+        else:
+            shift = (self.weight.astype(np.float64) * (self.zero - subtracted)).sum(1)
         return (self.bias - self.scale * shift).astype(np.float32)
 
 
@@ -143,6 +148,8 @@ def quantize_layer(
         weight = grid.dequantize(whole).astype(np.float32)
         return SimulatedDense(weight, bias, layer.activations, scheme, None)
     inputs = activation_grid(low, high, scheme.activation_bits, first)
+    if scheme.is_integer and seen is None:
+        return _int8_layer(layer, scheme, inputs)
     weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
     # The outputs in fp32 for the inputs as they are: a fit of those for inputs that are rounded would shrink the weights.
     steps = None if seen is None else (inputs.quantize(seen[1]) - inputs.zero, None)
@@ -154,8 +161,27 @@ def quantize_layer(
         return SimulatedDense(weight, bias, layer.activations, scheme, inputs)
     grid, unit, ratio = int8_weight_grid(weight, layer.bias, scheme)
     whole, bias = _rounded(weight, layer.bias, grid, steps)
+    return _int8_dense(layer, inputs, whole.astype(np.int8), bias, unit, ratio)
+
+
+def _int8_layer(layer: Dense, scheme: Scheme, inputs: Grid) -> Int8Dense:
+    """A layer in int8 whose weights are rounded to the nearest, some rows at a time: actors wait for it again and again."""
+    extremes = layer.weight
+    if len(inputs.scale) == 1:
+        extremes = np.stack([extremes.min(1), extremes.max(1)], axis=1)  # all that the grid depends on
+    grid, unit, ratio = int8_weight_grid(extremes * inputs.scale, layer.bias, scheme)
+    whole = np.empty(layer.weight.shape, dtype=np.int8)
+    for start in range(0, len(whole), ROWS):
+        rows = slice(start, start + ROWS)
+        whole[rows] = replace(grid, scale=grid.scale[rows]).quantize(layer.weight[rows] * inputs.scale)
+    return _int8_dense(layer, inputs, whole, layer.bias, unit, ratio)
+
+
+def _int8_dense(
+    layer: Dense, inputs: Grid, whole: np.ndarray, bias: np.ndarray, unit: np.ndarray, ratio: np.ndarray
+) -> Int8Dense:
     return Int8Dense(
-        weight=whole.astype(np.int8),
+        weight=whole,
         bias=bias,
         activations=layer.activations,
         unit=np.array([unit]),

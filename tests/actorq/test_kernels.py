@@ -15,7 +15,7 @@ from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import Recording
 from sb3_asym.export.c import write_c
 from sb3_asym.export.c_runner import CRunner
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.quantization import quantize
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
 
@@ -66,7 +66,7 @@ def test_int8_outputs_are_those_of_the_exported_code(tmp_path: Path) -> None:
 
 def test_int8_is_the_schemes_own() -> None:
     agent = deployable(make_model("DQN"))
-    observations = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)  # all of them run through the layers
+    observations = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)  # all of them run through the layers
     packed, expected = Packer("int8").pack(agent, observations), quantize(agent, {"policy": "int8"}, observations)
     for ours, theirs in zip(packed.sub_policies[0].layers, expected.sub_policies[0].layers, strict=True):
         for name in ("weight", "bias", "unit", "ratio", "gain", "zero"):
