@@ -133,7 +133,7 @@ def bench_actors(
                 continue
             (Path(folder) / str(i)).mkdir()
             contenders.append(
-                _Contender(model, kernel, precision, lambda: make_env(env_id), Path(folder) / str(i), pull_every)
+                _Contender(model, kernel, precision, partial(make_env, env_id), Path(folder) / str(i), pull_every)
             )
         for _ in range(n_rounds):
             for contender in contenders:

@@ -1,7 +1,7 @@
 """Actors on the machines of a Ray cluster. Needs the extra ``ray``.
 
-Ray's messages are pickles, so whoever can send some to a cluster runs code on it: keep it on a trusted network, and turn on its
-token authentication (``RAY_AUTH_MODE=token``).
+Ray's messages are pickles, so whoever can send some to a cluster runs code on it: keep it on a trusted network, and turn on
+its token authentication (``RAY_AUTH_MODE=token``).
 """
 
 import os
@@ -129,10 +129,7 @@ class RayActors:
                 records, spent, self._pids[actor] = ray.get(call)
             except RayTaskError as error:
                 raise failure(actor, type(error.cause).__name__, str(error.cause)) from error
-            except RayActorError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, RayTaskError):
-                    raise failure(actor, type(cause.cause).__name__, str(cause.cause)) from error
+            except RayActorError:
                 self._dead.add(actor)
                 continue
             self._spent[actor] = self._spent_before[actor] + spent
@@ -186,12 +183,19 @@ class _RemoteActor:
 
     def __init__(self, pickled: bytes, seed: int, n_random: int, life: int, sequence: int):
         th.set_num_threads(1)
-        form, env_fn = cloudpickle.loads(pickled)
         self._folder = tempfile.TemporaryDirectory(prefix="actorq-")
-        self._actor = Actor(form, env_fn, seed, n_random, life, Path(self._folder.name))
-        self._record = record_type(form.observation_space, form.action_space)
+        self._arguments = pickled, seed, n_random, life
         self._sequence = sequence
-        self._since = time.perf_counter_ns()
+        self._actor: Actor | None = None
+
+    def _made(self) -> Actor:
+        """The actor, made by the first call: Ray reports an error of a call with its kind, one of a constructor without."""
+        if self._actor is None:
+            pickled, seed, n_random, life = self._arguments
+            form, env_fn = cloudpickle.loads(pickled)
+            self._actor = Actor(form, env_fn, seed, n_random, life, Path(self._folder.name))
+            self._since = time.perf_counter_ns()
+        return self._actor
 
     def collect(self, n_steps: int, version: int, weights: np.ndarray | None) -> tuple[bytes, np.ndarray, int]:
         """
@@ -202,9 +206,9 @@ class _RemoteActor:
         :param weights: block of the newest weights, which Ray maps into this process, or None
         :return: records, time spent by part, and the id of this process
         """
-        actor = self._actor
+        actor = self._made()
         actor.spend("wait", self._since)
-        records = np.zeros(n_steps, dtype=self._record)
+        records = np.zeros(n_steps, dtype=record_type(actor.form.observation_space, actor.form.action_space))
         n = 0
         while n < n_steps:
             if actor.n_random == 0 and version > actor.version:

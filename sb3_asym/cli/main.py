@@ -7,6 +7,7 @@ from typing import Annotated
 import gymnasium as gym
 import typer
 
+from sb3_asym.cli.actorq import actorq_app
 from sb3_asym.cli.bench_export import bench_export
 from sb3_asym.cli.distill import distill
 from sb3_asym.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ app = typer.Typer(
 for _command in (evaluate, timeline, tune, distill, export, bench_export):
     app.command()(_command)
 app.add_typer(quantize_app, name="quantize")
+app.add_typer(actorq_app, name="actorq")
 add_zoo_commands(app)
 
 

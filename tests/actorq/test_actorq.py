@@ -224,7 +224,7 @@ def test_models_that_cannot_learn_so() -> None:
 def test_an_actor_with_another_env_is_refused(engine: str) -> None:
     model = make_model("SAC")
     with pytest.raises(ValueError, match="Actor 0 failed: Observation spaces do not match"):
-        ActorQ(model, Trail, engine=engine).learn(100)
+        ActorQ(model, env_fn("DQN"), engine=engine).learn(100)
     assert type(model) is SAC
     assert not isinstance(model, AsymSAC)
     model.learn(30)
