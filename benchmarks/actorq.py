@@ -3,7 +3,7 @@ results/actorq.json.
 
 ``actors``: env steps per second of processor time on Walker2d-v5, for policies of three layers of 2048, 256 and 64 units.
 ``learning``: time to a given return with int8 and with fp32 actors, for an actor of three layers of 2048 units with small
-critics, on Pendulum-v1; runs that are in the file already are not run again.
+critics, on Pendulum-v1. What is in the file already is not measured again.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from sb3_asym.actorq.bench import CONTENDERS, bench_actors
 from sb3_asym.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "actorq.json"
-WIDTHS = (2048, 256, 64)
+WIDTHS = (64, 256, 2048)
 TASK, GOAL, N_STEPS = "Pendulum-v1", -200.0, 20_000
 EVERY = 1_000
 """Env steps between two evaluations."""
@@ -40,16 +40,12 @@ SETTINGS: dict[str, Any] = dict(
 )
 
 
-def measure_actors(n_rounds: int) -> list[dict[str, Any]]:
-    """Speed of actors of each width."""
-    found = []
-    for width in WIDTHS:
-        n_steps = 1000 if width == 2048 else 3000
-        with tqdm(total=n_rounds * len(CONTENDERS), desc=f"{width} units") as bar:
-            bench = bench_actors("Walker2d-v5", [width] * 3, n_rounds, n_steps, on_round=bar.update)
-        print(bench)
-        found.append(bench.to_dict())
-    return found
+def measure_actors(width: int, n_rounds: int) -> dict[str, Any]:
+    """Speed of actors of one width."""
+    with tqdm(total=n_rounds * len(CONTENDERS), desc=f"{width} units", disable=None) as bar:
+        bench = bench_actors("Walker2d-v5", [width] * 3, n_rounds, 1000, on_round=bar.update)
+    print(bench)
+    return bench.to_dict()
 
 
 class Curve(BaseCallback):
@@ -57,7 +53,8 @@ class Curve(BaseCallback):
 
     def __init__(self, actors: ActorQ):
         super().__init__()
-        self.actors, self.points = actors, []
+        self.actors = actors
+        self.points: list[tuple[int, float, float]] = []
         self.env = gym.make(TASK)
 
     def _on_training_start(self) -> None:
@@ -101,8 +98,10 @@ def main() -> None:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
     if arguments.part == "actors":
-        result["actors"] = measure_actors(arguments.rounds)
-        write()
+        for width in WIDTHS:
+            if not any(bench["net_arch"][0] == width for bench in result["actors"]):
+                result["actors"].append(measure_actors(width, arguments.rounds))
+                write()
         return
     for seed in arguments.seeds:
         for precision in ("int8", "fp32"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sb3_asym.actorq.memory import aligned
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
-from sb3_asym.deployment.from_sb3 import deployable
+from sb3_asym.deployment.from_sb3 import deployable_view
 from sb3_asym.export.c import layer_arrays
 from sb3_asym.quantization.layers import Int8Dense, quantize_layer
 from sb3_asym.quantization.ptq import quantize
@@ -28,10 +28,10 @@ def acting_form(model: BaseAlgorithm) -> tuple[DeployableAgent, bool]:
     The networks that explore: those of the deployable form, with the heads for mean and log standard deviation as one layer.
 
     :param model: a SAC, TQC, AsymSAC, TD3, DDPG, DQN or QRDQN model
-    :return: the agent in fp32, and whether its sub-policies put out means and log standard deviations, before the squashing
+    :return: the agent in fp32, with arrays that may be the model's own memory, and whether its sub-policies put out means and log standard deviations, before the squashing
     :raises ValueError: if the model has parts without a deployable form
     """
-    agent = deployable(model)
+    agent = deployable_view(model)
     policy: Any = model.policy
     actors = list(getattr(policy, "actors", [])) or [getattr(policy, "actor", None)]
     if not all(isinstance(getattr(actor, "log_std", None), nn.Linear) for actor in actors):
@@ -70,7 +70,7 @@ class Packer:
         :return: the agent in the precision of the actors
         """
         if self.precision != "int8":
-            return quantize(agent, self.precision)
+            return quantize(agent.copy() if self.precision == "fp32" else agent, self.precision)
         x = agent.normalize(observations)
 
         def convert(network: Network) -> Network:
@@ -86,7 +86,8 @@ class Packer:
         for index, layer in enumerate(network.layers):
             if index:
                 found = self._remember((network.name, index), np.array([[x.min()], [x.max()]], dtype=np.float32))
-            layers.append(quantize_layer(layer, INT8, found[0], found[1], first=index == 0))
+            own_bias = replace(layer, bias=layer.bias.copy())  # the model's may change before it is read
+            layers.append(quantize_layer(own_bias, INT8, found[0], found[1], first=index == 0))
             if index < len(network.layers) - 1:
                 x = layer.forward(x)
         return replace(network, layers=tuple(layers))

@@ -32,6 +32,18 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
     :return: deployable agent with the layers and the normalization of the model
     :raises ValueError: if the model has parts without a deployable form
     """
+    return deployable_view(model, vec_normalize).copy()
+
+
+def deployable_view(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> DeployableAgent:
+    """
+    The deployable form of a model whose arrays may be the model's own memory: they change as it learns.
+
+    :param model: the model
+    :param vec_normalize: normalization of the observations to fold in; that of the model's own env by default
+    :return: deployable agent
+    :raises ValueError: if the model has parts without a deployable form
+    """
     policy: Any = model.policy
     observations = _observation_parts(model.observation_space)
     if isinstance(policy, AsymSACPolicy):
@@ -171,4 +183,4 @@ def action_output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.nd
 
 
 def _array(parameter: th.Tensor) -> np.ndarray:
-    return parameter.detach().cpu().numpy().astype(np.float32)
+    return parameter.detach().cpu().numpy().astype(np.float32, copy=False)

@@ -20,9 +20,7 @@ from sb3_asym.quantization import quantize
 OBSERVATIONS = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "precision"), [("c", "int8"), ("c", "fp16"), ("c", "fp32"), ("onnx", "int8"), ("torch", "fp32")]
-)
+@pytest.mark.parametrize("runs_in", ["c int8", "c fp16", "c fp32", "onnx int8", "torch fp32"])
 @pytest.mark.parametrize("algorithm", ["SAC", "AsymSAC"])
 def test_kernels_do_what_the_layers_do(runs_in: str, algorithm: str, tmp_path: Path) -> None:
     kernel, precision = runs_in.split()
