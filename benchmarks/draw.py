@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from actorq_tables import actors_picture, actors_table, faults_table, learning_table
 from cloud_edge_run_tables import cloud_edge_tables
 from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
+from quantization_tables import quantization_picture, quantization_summary, quantization_table, width_text
 
 from sb3_asym.evaluation.plotting import learning_curves
 
@@ -348,6 +350,18 @@ def deployment_picture(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def actorq_tables() -> dict[str, str]:
+    """Tables of ActorQ, whose picture is drawn."""
+    tables = {}
+    if (RESULTS / "actorq.json").exists():
+        result = json.loads((RESULTS / "actorq.json").read_text())
+        actors_picture(result, RESULTS / "actorq.png")
+        tables = {"actorq, actors": actors_table(result), "actorq, learning": learning_table(result)}
+    if (RESULTS / "actorq_faults.json").exists():
+        tables["actorq, faults"] = faults_table(json.loads((RESULTS / "actorq_faults.json").read_text()))
+    return tables
+
+
 def main() -> None:
     """Draw everything."""
     tables = {}
@@ -380,6 +394,12 @@ def main() -> None:
     if (RESULTS / "cloud_edge_link.json").exists():
         tables["cloud_edge_link"] = link_table(json.loads((RESULTS / "cloud_edge_link.json").read_text()))
     tables |= cloud_edge_tables(RESULTS)
+    if (RESULTS / "quantization.json").exists():
+        runs = json.loads((RESULTS / "quantization.json").read_text())
+        quantization_picture(runs, RESULTS / "quantization.png")
+        quantized = {"": quantization_summary, ", agents": quantization_table, ", width": width_text}
+        tables |= {f"quantization{part}": make(runs) for part, make in quantized.items()}
+    tables |= actorq_tables()
     for path in TEXTS:
         text = path.read_text()
         for name, content in tables.items():

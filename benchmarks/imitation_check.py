@@ -44,8 +44,9 @@ def ours(teacher_path: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Both methods of this package; the teacher's data are left in the folder."""
     from sb3_asym.baselines import DiscriminatorSettings, behavioural_cloning, gail
     from sb3_asym.deployment import load_model
+    from sb3_asym.deployment.rollouts import EnvPool
     from sb3_asym.distillation import DistillationSettings
-    from sb3_asym.distillation.rollouts import EnvPool, collect
+    from sb3_asym.distillation.rollouts import collect
     from sb3_asym.distillation.students import Schedule
     from sb3_asym.distillation.teacher import Teacher
 

@@ -4,7 +4,7 @@ import ctypes
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch as th
@@ -167,8 +167,9 @@ class OnnxKernel:
         """Take new weights, for which new sessions are made."""
         from sb3_asym.export.onnx import network_session
 
-        self._bindings = []
-        self._inputs, self._outputs = [], []
+        self._bindings: list[Any] = []
+        self._inputs: list[np.ndarray] = []
+        self._outputs: list[np.ndarray] = []
         for network in self._layout.read(block)[0]:
             session = network_session(network)
             binding = session.io_binding()

@@ -9,13 +9,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
-from sb3_asym.deployment.from_sb3 import deployable
+from sb3_asym.deployment.from_sb3 import deployable_view
 from sb3_asym.export.c import layer_arrays
-from sb3_asym.quantization.schemes import Int8Dense, _int8_layer, quantize
+from sb3_asym.quantization.layers import Int8Dense, quantize_layer
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import Scheme
 from sb3_asym.shared_memory import aligned
 
+INT8 = Scheme.parse("int8")
 N_RANGE_OBSERVATIONS = 1000
-N_FORWARD_OBSERVATIONS = 32
+N_FORWARD_OBSERVATIONS = 16
 FORGETTING = 0.05
 """Share of the way by which a range of the past shrinks to the present one with each version."""
 
@@ -25,10 +28,11 @@ def acting_form(model: BaseAlgorithm) -> tuple[DeployableAgent, bool]:
     The networks that explore: those of the deployable form, with the heads for mean and log standard deviation as one layer.
 
     :param model: a SAC, TQC, AsymSAC, TD3, DDPG, DQN or QRDQN model
-    :return: the agent in fp32, and whether its sub-policies put out means and log standard deviations, before the squashing
+    :return: the agent in fp32, with arrays that may be the model's own memory, and whether its sub-policies put out means and
+        log standard deviations, before the squashing
     :raises ValueError: if the model has parts without a deployable form
     """
-    agent = deployable(model)
+    agent = deployable_view(model)
     policy: Any = model.policy
     actors = list(getattr(policy, "actors", [])) or [getattr(policy, "actor", None)]
     if not all(isinstance(getattr(actor, "log_std", None), nn.Linear) for actor in actors):
@@ -67,7 +71,7 @@ class Packer:
         :return: the agent in the precision of the actors
         """
         if self.precision != "int8":
-            return quantize(agent, {network.name: self.precision for network in agent.networks})
+            return quantize(agent.copy() if self.precision == "fp32" else agent, self.precision)
         x = agent.normalize(observations)
 
         def convert(network: Network) -> Network:
@@ -82,8 +86,9 @@ class Packer:
         x = x[:: -(-len(x) // N_FORWARD_OBSERVATIONS)]
         for index, layer in enumerate(network.layers):
             if index:
-                found = self._remember((network.name, index), np.array([[float(x.min())], [float(x.max())]]))
-            layers.append(_int8_layer(layer, found.astype(np.float32), first=index == 0))
+                found = self._remember((network.name, index), np.array([[x.min()], [x.max()]], dtype=np.float32))
+            own_bias = replace(layer, bias=layer.bias.copy())  # the model's may change before it is read
+            layers.append(quantize_layer(own_bias, INT8, found[0], found[1], first=index == 0))
             if index < len(network.layers) - 1:
                 x = layer.forward(x)
         return replace(network, layers=tuple(layers))

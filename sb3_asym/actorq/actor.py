@@ -11,10 +11,11 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
-from sb3_asym.acting.kernels import compile_kernel, make_kernel
-from sb3_asym.acting.networks import Layout
+from sb3_asym.acting.kernels import compile_kernel, kernel_source, make_kernel
+from sb3_asym.acting.networks import Layout, Packer, acting_form
 from sb3_asym.acting.policy import ActingPolicy, clock_of
 from sb3_asym.envs import check_spaces
 
@@ -69,6 +70,32 @@ class ActorForm:
         if not isinstance(space, spaces.Box):
             return int(stored[0])
         return (space.low + 0.5 * (stored.reshape(space.shape) + 1.0) * (space.high - space.low)).astype(space.dtype)
+
+
+def make_form(model: OffPolicyAlgorithm, kernel: str, precision: str, pull_every: int) -> ActorForm:
+    """
+    What the actors of a model have to know.
+
+    :param model: the model
+    :param kernel: name of the kernel
+    :param precision: "fp32", "fp16" or "int8"
+    :param pull_every: env steps after which an actor looks for new weights
+    :return: the form
+    :raises ValueError: if the model has parts without a deployable form
+    """
+    agent, is_gaussian = acting_form(model)
+    packed = Packer(precision).pack(agent, np.zeros((1, agent.obs_dim), dtype=np.float32))
+    layout = Layout(packed)
+    return ActorForm(
+        layout=layout,
+        is_gaussian=is_gaussian,
+        kernel=kernel,
+        source=kernel_source(packed, layout) if kernel == "c" else "",
+        observation_space=model.observation_space,
+        action_space=model.action_space,
+        action_noise=model.action_noise,
+        pull_every=pull_every,
+    )
 
 
 def record_type(observation_space: spaces.Space, action_space: spaces.Space) -> np.dtype:

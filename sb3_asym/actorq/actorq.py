@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -11,11 +12,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_asym.acting.kernels import choose_kernel, kernel_source
-from sb3_asym.acting.networks import Layout, Packer, acting_form
-from sb3_asym.actorq.actor import PARTS, ActorForm
+from sb3_asym.acting.kernels import choose_kernel
+from sb3_asym.acting.networks import Packer
+from sb3_asym.actorq.actor import PARTS, make_form
 from sb3_asym.actorq.engine import Crew, Engine
-from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors
+from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors, needs_whole_episodes
 from sb3_asym.actorq.processes import Processes
 from sb3_asym.actorq.published import PublishedPolicy
 from sb3_asym.actorq.report import ActorQReport
@@ -48,6 +49,7 @@ class ActorQ:
     :param kernel: what runs the networks: "c", "onnx" or "torch"; by default the best that there is here
     :param ring_size: number of transitions after which an actor waits for the learner; by default ``pull_every``, at least 16
     :raises ValueError: if an argument is out of range, or the model or its policy cannot act so
+    :raises ImportError: from ``learn``, if the engine is "ray" and Ray is missing
     """
 
     def __init__(
@@ -73,25 +75,12 @@ class ActorQ:
             raise ValueError(f"The engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
         self.engine = engine
         self.kernel, self.precision = choose_kernel(precision, kernel)
-        agent, is_gaussian = acting_form(model)
-        zeros = np.zeros((1, agent.obs_dim), dtype=np.float32)
-        packed = Packer(self.precision).pack(agent, zeros)
-        layout = Layout(packed)
-        self._form = ActorForm(
-            layout=layout,
-            is_gaussian=is_gaussian,
-            kernel=self.kernel,
-            source=kernel_source(packed, layout) if self.kernel == "c" else "",
-            observation_space=model.observation_space,
-            action_space=model.action_space,
-            action_noise=model.action_noise,
-            pull_every=pull_every,
-        )
+        self._packer = Packer(self.precision)
+        self._form = make_form(model, self.kernel, self.precision, pull_every)
         self._learner: Learner | None = None
         self._engine: Engine | None = None
         self._seconds: float | None = None
         self.policy = PublishedPolicy(model, self._form)
-        self._packer = Packer(self.precision)
 
     def learn(
         self,
@@ -123,7 +112,7 @@ class ActorQ:
             form=self._form,
             env_fns=self.env_fns,
             seed=int(np.random.randint(2**31)) if model.seed is None else model.seed,
-            n_random=-(-n_random // len(self.env_fns)) + 1 if n_random > 0 else 0,
+            n_random=_share(n_random, 1 if needs_whole_episodes(model) else len(self.env_fns)),
             ring_size=self.ring_size,
         )
         learner = self._learner = Learner(model, self._packer, self._form.layout, self.policy, self.pull_every)
@@ -131,7 +120,7 @@ class ActorQ:
         names = {} if tb_log_name is None else {"tb_log_name": tb_log_name}
 
         def check() -> None:
-            engine.check(max(done + n_random - model.num_timesteps + 1, 0))
+            engine.check(_share(max(done + n_random - model.num_timesteps, 0), 1))
 
         normalization = model.get_vec_normalize_env()
         template: Any = model.env if normalization is None else normalization.venv
@@ -148,7 +137,7 @@ class ActorQ:
                     log_interval,
                     reset_num_timesteps=reset_num_timesteps,
                     progress_bar=progress_bar,
-                    **names,  # type: ignore[arg-type]
+                    **names,
                 )
         finally:
             engine.stop()
@@ -170,6 +159,11 @@ class ActorQ:
         """
         policy: Any = self.policy
         return evaluate_policy(policy, env, n_eval_episodes, deterministic, **kwargs)  # type: ignore[return-value]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the actors that are at work, on the machines where they are."""
+        return [] if self._engine is None else self._engine.pids
 
     def report(self) -> ActorQReport:
         """
@@ -199,6 +193,11 @@ class ActorQ:
         )
 
 
+def _share(n_random: int, n_actors: int) -> int:
+    """An actor's share of the random steps, and one more, as its newest transition waits for the next."""
+    return -(-n_random // n_actors) + 1 if n_random > 0 else 0
+
+
 def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> list[EnvFn]:
     """The function of each actor's env."""
     given = [env_fns] if callable(env_fns) else list(env_fns)
@@ -207,7 +206,7 @@ def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> lis
     n_actors = len(given) if n_actors is None else n_actors
     if n_actors < 1 or not given:
         raise ValueError(
-            f"ActorQ needs at least one actor and the function that makes its env, got {n_actors} and {len(given)}."
+            f"ActorQ needs at least one actor and a function that makes its env, got {n_actors} and {len(given)}."
         )
     if len(given) not in (1, n_actors):
         raise ValueError(f"Give one function that makes an env, or one for each of the {n_actors} actors; got {len(given)}.")
@@ -217,6 +216,8 @@ def _one_for_each(env_fns: EnvFn | Sequence[EnvFn], n_actors: int | None) -> lis
 def _make_engine(name: str, crew: Crew) -> Engine:
     if name == "processes":
         return Processes(crew)
+    if find_spec("ray") is None:
+        raise ImportError("The engine 'ray' needs Ray: pip install 'sb3-asym[ray]'")
     from sb3_asym.actorq.ray_engine import RayActors
 
     return RayActors(crew)

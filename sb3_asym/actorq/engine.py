@@ -35,12 +35,18 @@ class Engine(Protocol):
     """
     Actors, each with a lane of its own.
 
-    :param lanes: transitions of each actor
     :param n_replaced: number of actors that died and were replaced
     """
 
-    lanes: Sequence[Lane]
     n_replaced: int
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the actors."""
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """Transitions of each actor."""
 
     def start(self) -> None:
         """Start the actors, which act randomly first."""
@@ -110,10 +116,9 @@ def failure(actor: int, kind: str, message: str) -> Exception:
     :param message: its message
     :return: exception; a ValueError or TypeError where the actor had one
     """
-    known = {"ValueError": ValueError, "TypeError": TypeError}.get(kind, RuntimeError)
-    return known(
-        f"Actor {actor} failed: {message}" if known is not RuntimeError else f"Actor {actor} failed: {kind}: {message}"
-    )
+    known = {"ValueError": ValueError, "TypeError": TypeError}
+    text = f"Actor {actor} failed: {message}"
+    return known[kind](text) if kind in known else RuntimeError(f"{text} ({kind})")
 
 
 def check_deaths(actor: int, idle_deaths: int, how: str) -> None:

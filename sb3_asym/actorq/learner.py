@@ -201,9 +201,8 @@ class Learner:
         :param record: the transition; the end of an episode ends every unit
         :return: True if it may
         """
-        buffer: Any = self.model.replay_buffer
-        if type(buffer) not in (ReplayBuffer, DictReplayBuffer) or buffer.optimize_memory_usage:
-            return False  # n-step returns and hindsight goals need whole episodes
+        if needs_whole_episodes(self.model):
+            return False
         if isinstance(self.model, AsymSAC):
             return bool(record["steps_left"] == 0)
         return True
@@ -303,6 +302,17 @@ class _TimedBuffer:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._buffer, name)
+
+
+def needs_whole_episodes(model: OffPolicyAlgorithm) -> bool:
+    """
+    Whether the replay memory looks up neighbouring rows, as for n-step returns and hindsight goals.
+
+    :param model: the model
+    :return: True if the rows of an episode have to lie together
+    """
+    buffer: Any = model.replay_buffer
+    return type(buffer) not in (ReplayBuffer, DictReplayBuffer) or buffer.optimize_memory_usage
 
 
 def check_model(model: OffPolicyAlgorithm) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -30,7 +31,9 @@ STOP_TIMEOUT = 5.0
 class _Shared:
     """The parts of the shared memory: a word that ends the actors, the weights, and times and ring of each actor."""
 
-    def __init__(self, buffer: memoryview, crew: Crew):
+    def __init__(self, memory: SharedMemory, crew: Crew):
+        buffer = memory.buf
+        assert buffer is not None
         record = record_type(crew.form.observation_space, crew.form.action_space)
         n_bytes, n_actors = crew.form.layout.n_bytes, len(crew.env_fns)
         self.stop = np.frombuffer(buffer, dtype=np.uint64, count=1)
@@ -70,14 +73,18 @@ class Processes:
         n_actors = len(crew.env_fns)
         self._lives, self._idle_deaths, self._heads = [0] * n_actors, [0] * n_actors, [0] * n_actors
         self._memory = SharedMemory(create=True, size=_Shared.size(crew))
-        self._shared: _Shared | None = _Shared(self._memory.buf, crew)
-        self.lanes = self._shared.rings
+        self._shared: _Shared | None = _Shared(self._memory, crew)
         self._spent = self._shared.spent.copy()
+
+    @property
+    def lanes(self) -> list[Ring]:
+        """Transitions of each actor."""
+        return [] if self._shared is None else self._shared.rings
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the actors."""
-        return [int(process.pid or 0) for process, _ in self._actors]
+        return [] if self._shared is None else [int(process.pid or 0) for process, _ in self._actors]
 
     def start(self) -> None:
         """Start the actors."""
@@ -87,24 +94,13 @@ class Processes:
         errors, send = self._context.Pipe(duplex=False)
         life = self._lives[actor]
         seed = self._crew.seed_of(actor, life)
-        arguments = (
-            self._memory.name,
-            self._geometry(),
-            self._pickled[actor],
-            actor,
-            life,
-            seed,
-            n_random,
-            self._library,
-            send,
-        )
+        geometry = len(self._pickled), self._crew.ring_size
+        name, pickled = self._memory.name, self._pickled[actor]
+        arguments = (name, geometry, pickled, actor, life, seed, n_random, self._library, send)
         process = self._context.Process(target=_run, args=arguments, name=f"actor-{actor}", daemon=True)
         process.start()
         send.close()
         return process, errors
-
-    def _geometry(self) -> tuple[int, int]:
-        return len(self._pickled), self._crew.ring_size
 
     def publish(self, write: Callable[[np.ndarray], None]) -> int:
         """Hand new weights to the actors."""
@@ -113,13 +109,14 @@ class Processes:
 
     def check(self, n_random: int) -> None:
         """Replace actors that died."""
+        assert self._shared is not None
         for actor, (process, errors) in enumerate(self._actors):
             if process.is_alive():
                 continue
             with suppress(EOFError):
                 if errors.poll():
                     raise failure(actor, *errors.recv())
-            head = self.lanes[actor].head
+            head = self._shared.rings[actor].head
             self._idle_deaths[actor] = 1 if head > self._heads[actor] else self._idle_deaths[actor] + 1
             self._heads[actor] = head
             check_deaths(actor, self._idle_deaths[actor], f"exit code {process.exitcode}")
@@ -146,8 +143,8 @@ class Processes:
                 process.join()
             errors.close()
         self._spent = self._shared.spent.copy()
+        self._shared.rings.clear()  # views of the memory, which the stream has too
         self._shared = None
-        self.lanes.clear()  # views of the memory, which the stream has too
         self._memory.unlink()
         with suppress(BufferError):
             self._memory.close()
@@ -174,7 +171,7 @@ def _run(
         memory = SharedMemory(name=memory_name)
         form, env_fn = cloudpickle.loads(pickled)
         n_actors, ring_size = geometry
-        shared = _Shared(memory.buf, Crew(form, [env_fn] * n_actors, 0, 0, ring_size))
+        shared = _Shared(memory, Crew(form, [env_fn] * n_actors, 0, 0, ring_size))
         with tempfile.TemporaryDirectory(prefix="actorq-") as folder:
             actor = Actor(form, env_fn, seed, n_random, life, Path(folder), library)
             actor.spent = shared.spent[index]
@@ -184,6 +181,7 @@ def _run(
         code = 1
         with suppress(OSError):
             errors.send((type(error).__name__, str(error)))
+    sys.stdout.flush()
     os._exit(code)  # views of the shared memory still exist, which its own clean-up would complain of
 
 

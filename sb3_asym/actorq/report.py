@@ -80,8 +80,9 @@ class ActorQReport:
         table = text_table(["", "part", "seconds", "share"], rows, n_left=2)
         return (
             f"{table}\n{self.n_steps:,} env steps in {self.seconds:.1f} s: {self.steps_per_second:,.0f} per second. "
-            f"Actors in {self.precision} ({self.kernel}, {self.engine}), {self.n_replaced} replaced. {self.n_versions} versions; "
-            f"a transition's policy was {self.age_in_versions:.1f} versions, {self.age_in_steps:.0f} env steps old."
+            f"Actors in {self.precision} ({self.kernel}, {self.engine}), {self.n_replaced} replaced. "
+            f"{self.n_versions} versions; a transition's policy was {self.age_in_versions:.1f} versions, "
+            f"{self.age_in_steps:.0f} env steps old."
         )
 
     def draw(self, path: str | Path) -> None:

@@ -24,7 +24,9 @@ class ActorsEnv(VecEnv):
 
     The stream keeps to one actor until its unit ends, then goes on with another that has transitions. An actor's newest
     transition waits until its next one is there: if that was made by the actor's replacement, the episode of the former one
-    is truncated, and if the episode has ended, it has the first observation of the next.
+    is truncated, and if the episode has ended, it has the first observation of the next. ``info["actorq"]`` tells callbacks
+    which ``actor`` made a transition, its ``sequence`` there, the actor's ``life`` (how often it was replaced) and the
+    ``version`` of the policy (0: random).
 
     :param lanes: transitions of each actor
     :param template: the model's own env, which answers what callbacks ask
@@ -99,7 +101,10 @@ class ActorsEnv(VecEnv):
         record = self.advance()
         self._taken = True
         done = self._done(record) or self._was_cut
-        info: dict[str, Any] = {"TimeLimit.truncated": done and not record["terminated"]}
+        info: dict[str, Any] = {
+            "TimeLimit.truncated": done and not record["terminated"],
+            "actorq": {"actor": self.lane, **{name: int(record[name]) for name in ("life", "sequence", "version")}},
+        }
         after = from_record(record["next_observation"])
         if done:
             info["terminal_observation"] = after

@@ -21,15 +21,14 @@ from sb3_asym.bench_export.report import CORTEX_M4, BenchReport, Measurement
 from sb3_asym.bench_export.torchscript import TorchScriptRunner
 from sb3_asym.deployment.agent import DeployableAgent, ObservationPart
 from sb3_asym.deployment.from_sb3 import deployable
-from sb3_asym.deployment.recording import Recording
+from sb3_asym.deployment.recording import Recording, errors
 from sb3_asym.deployment.runners import ModelRunner, step_latencies
 from sb3_asym.export.c_runner import CFormat, c_compiler
 from sb3_asym.export.export import N_SELFTEST_STEPS
 from sb3_asym.export.folder import read_export
 from sb3_asym.export.format import Format
-from sb3_asym.export.report import errors
 from sb3_asym.policies import AsymSACPolicy
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.quantization.ptq import quantize
 from sb3_asym.versions import versions
 
 AGENT = "agent"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from tqdm import tqdm
 
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.deployment import load_statistics
@@ -23,6 +24,29 @@ Normalization = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the env.")]
 JsonReport = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this JSON file.")]
+
+
+class StageBar:
+    """A progress bar for each stage, with the time that it has left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._stage = ""
+
+    def __enter__(self) -> "StageBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, stage: str, share: float) -> None:
+        if stage != self._stage:
+            self.__exit__()
+            form = "{l_bar}{bar}| {elapsed}<{remaining}"
+            self._stage, self._bar = stage, tqdm(total=100, desc=stage, bar_format=form, disable=None)
+        assert self._bar is not None
+        self._bar.update(round(100 * share) - self._bar.n)
 
 
 def load_agent(path: Path) -> AsymSAC:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from tqdm import tqdm
 
 from sb3_asym.baselines import behavioural_cloning, gail
-from sb3_asym.cli.common import Env, EnvKwargs, Normalization, find_and_load_statistics, parse_env_kwargs
+from sb3_asym.cli.common import Env, EnvKwargs, Normalization, StageBar, find_and_load_statistics, parse_env_kwargs
 from sb3_asym.deployment import load_model
 from sb3_asym.distillation import distill as distill_agent
 from sb3_asym.envs import env_file_name, make_env
@@ -47,7 +46,7 @@ def distill(
     folder = output or Path("outputs") / "distill" / env_file_name(env)
     run: Any = {"dagger": distill_agent, "bc": behavioural_cloning, "gail": gail}[method]
     losses = {} if method == "gail" else {"loss": loss}
-    with _Bar() as bar:
+    with StageBar() as bar:
         report = run(
             teacher,
             partial(make_env, env, **kwargs) if kwargs else env,
@@ -66,29 +65,6 @@ def distill(
     typer.echo(f"Report, picture and agents: {folder}")
     if report.best is not None:
         typer.echo(f"Next: sb3-asym export {folder / report.best.file} --env {env} -o robot")
-
-
-class _Bar:
-    """A progress bar for each stage, with the time that it has left."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._stage = ""
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, stage: str, share: float) -> None:
-        if stage != self._stage:
-            self.__exit__()
-            form = "{l_bar}{bar}| {elapsed}<{remaining}"
-            self._stage, self._bar = stage, tqdm(total=100, desc=stage, bar_format=form, disable=None)
-        assert self._bar is not None
-        self._bar.update(round(100 * share) - self._bar.n)
 
 
 def _parse_size(text: str) -> list[int]:

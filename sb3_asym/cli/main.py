@@ -7,19 +7,21 @@ from typing import Annotated
 import gymnasium as gym
 import typer
 
+from sb3_asym.cli.actorq import actorq_app
 from sb3_asym.cli.bench_export import bench_export
 from sb3_asym.cli.cloud import cloud
 from sb3_asym.cli.distill import distill
 from sb3_asym.cli.edge import edge
 from sb3_asym.cli.evaluate import evaluate
 from sb3_asym.cli.export import export
+from sb3_asym.cli.quantize import quantize_app
 from sb3_asym.cli.timeline import timeline
 from sb3_asym.cli.tune import tune
 from sb3_asym.cli.zoo import add_zoo_commands
 from sb3_asym.versions import __version__
 
 app = typer.Typer(
-    help="Agents that switch between a cheap and an expensive policy: train, tune, evaluate, distill and export them.",
+    help="Agents that switch between a cheap and an expensive policy: train, tune, evaluate, distill, quantize, export them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +30,8 @@ for _command in (evaluate, timeline, tune, distill, export, bench_export):
     app.command()(_command)
 app.add_typer(cloud, name="cloud")
 app.add_typer(edge, name="edge")
+app.add_typer(quantize_app, name="quantize")
+app.add_typer(actorq_app, name="actorq")
 add_zoo_commands(app)
 
 

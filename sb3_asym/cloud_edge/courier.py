@@ -11,8 +11,9 @@ import numpy as np
 from sb3_asym.acting.networks import N_RANGE_OBSERVATIONS, Packer
 from sb3_asym.cloud_edge.control import EdgePlan
 from sb3_asym.cloud_edge.edge_memory import Doing, quantile
+from sb3_asym.cloud_edge.files import read_file, replace_file
 from sb3_asym.cloud_edge.form import unknown_observations
-from sb3_asym.cloud_edge.frames import FrameError, Gate
+from sb3_asym.cloud_edge.frames import Gate
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.link import LinkError, RobotLink, robot_link
 from sb3_asym.cloud_edge.outbox import Outbox, OutboxFull
@@ -222,7 +223,7 @@ class Courier:
             self._say(f"A policy was refused: {self.gate.last}")
             return
         self.take(policy)
-        _replace(self.address.policy_file, frame)
+        replace_file(self.address.policy_file, frame)
 
     def _accept(self, frame: bytes) -> Policy:
         policy = decode_policy(frame, self.plan.form.spaces)
@@ -335,14 +336,6 @@ def _parts(observation: np.void, is_dict: bool) -> np.ndarray | dict[str, np.nda
     return parts if is_dict else parts["observation"]
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(content)
-    new.replace(path)
-
-
 def first_policy(link: RobotLink, spaces: Layout, kept: Path, gate: Gate) -> Policy | None:
     """
     The policy to start with: the newest, or the last one that acted, where the cloud is away.
@@ -362,6 +355,8 @@ def first_policy(link: RobotLink, spaces: Layout, kept: Path, gate: Gate) -> Pol
         policy = gate(decode_policy, frame, spaces)
         if policy is not None:
             return policy
+        assert gate.last is not None
         if gate.last.reason == "spaces":
-            raise FrameError("spaces", str(gate.last))
-    return gate(decode_policy, kept.read_bytes(), spaces) if kept.is_file() else None
+            raise gate.last
+    frame = read_file(kept)
+    return None if frame is None else gate(decode_policy, frame, spaces)

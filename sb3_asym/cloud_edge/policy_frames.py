@@ -15,7 +15,7 @@ from sb3_asym.cloud_edge.frames import POLICY, Array, Count, FrameError, Name, d
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.deployment.activations import ACTIVATIONS
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization, ObservationPart
-from sb3_asym.quantization.schemes import Int8Dense
+from sb3_asym.quantization.layers import Int8Dense
 
 Output = Literal["unscale", "clip", "argmax"]
 KINDS = {kind.__name__: kind for kind in ACTIVATIONS}

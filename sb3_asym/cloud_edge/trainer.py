@@ -136,7 +136,7 @@ class Trainer:
         sigma = getattr(model.action_noise, "_sigma", None)
         default = 0.0 if is_gaussian else DEFAULT_ACTION_NOISE
         noise = default if sigma is None else float(np.mean(sigma))
-        return Policy(version, made, agent, is_gaussian, rate, noise)
+        return Policy(version, made, agent.copy(), is_gaussian, rate, noise)
 
     def _info(self, robot: str, done: bool) -> dict[str, Any]:
         if not done:

@@ -246,6 +246,20 @@ class DeployableAgent:
             outputs = self.low + np.float32(0.5) * (outputs + 1) * (self.high - self.low)
         return np.clip(outputs, self.low, self.high)
 
+    def copy(self) -> "DeployableAgent":
+        """
+        The agent with arrays of its own.
+
+        :return: a copy that does not change where the layers' arrays do
+        """
+
+        def copied(network: Network) -> Network:
+            layers = [replace(layer, weight=layer.weight.copy(), bias=layer.bias.copy()) for layer in network.layers]
+            return replace(network, layers=tuple(layers))
+
+        master = None if self.master is None else copied(self.master)
+        return replace(self, sub_policies=tuple(map(copied, self.sub_policies)), master=master)
+
     def alone(self, option: int) -> "DeployableAgent":
         """
         One sub-policy as an agent that does not switch.

@@ -32,6 +32,18 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
     :return: deployable agent with the layers and the normalization of the model
     :raises ValueError: if the model has parts without a deployable form
     """
+    return deployable_view(model, vec_normalize).copy()
+
+
+def deployable_view(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> DeployableAgent:
+    """
+    The deployable form of a model whose arrays may be the model's own memory: they change as it learns.
+
+    :param model: the model
+    :param vec_normalize: normalization of the observations to fold in; that of the model's own env by default
+    :return: deployable agent
+    :raises ValueError: if the model has parts without a deployable form
+    """
     policy: Any = model.policy
     observations = _observation_parts(model.observation_space)
     if isinstance(policy, AsymSACPolicy):
@@ -42,7 +54,7 @@ def deployable(model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) 
         option_length = policy.option_length
     else:
         networks, master, option_length = [_plain_network(policy)], None, 1
-    output, low, high = _output(model.action_space, policy)
+    output, low, high = action_output(model.action_space, policy)
     return DeployableAgent(
         algorithm=type(model).__name__,
         sub_policies=tuple(networks),
@@ -151,8 +163,15 @@ def _normalization(parts: tuple[ObservationPart, ...], env: VecNormalize | None)
     return Normalization(*(values.astype(np.float32) for values in (mean, gain, clip)))
 
 
-def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
-    """Conversion of outputs to actions, and the lower and upper bounds of the actions."""
+def action_output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]:
+    """
+    How the outputs of a policy become actions.
+
+    :param space: action space
+    :param policy: policy of SB3
+    :return: conversion, and lower and upper bounds, see :class:`DeployableAgent`
+    :raises ValueError: if there is no such conversion
+    """
     if isinstance(space, spaces.Discrete):
         if space.start != 0:
             raise ValueError(f"Actions of the space {space} cannot be exported: they must start at 0.")
@@ -164,4 +183,4 @@ def _output(space: gym.Space, policy: Any) -> tuple[str, np.ndarray, np.ndarray]
 
 
 def _array(parameter: th.Tensor) -> np.ndarray:
-    return parameter.detach().cpu().numpy().astype(np.float32)
+    return parameter.detach().cpu().numpy().astype(np.float32, copy=False)

@@ -127,6 +127,28 @@ def replay(runner: Runner, agent: DeployableAgent, recording: Recording) -> tupl
     return np.array(options), np.array(actions)
 
 
+def errors(agent: DeployableAgent, recording: Recording) -> dict[str, Any]:
+    """
+    Differences between recorded steps and what an agent does at the same observations, with the same options in force.
+
+    :param agent: the agent, such as that in fp32
+    :param recording: steps of the other, such as that in int8
+    :return: ``choice_agreement``, share of the master's choices that agree, or None without a master; ``mean_action_error``
+        and ``max_action_error``, distance of the actions, relative to the range of the action where it is bounded
+    """
+    asked = recording.choices(agent.option_length)
+    agreement = (agent.choices(recording.observations[asked]) == recording.options[asked]).mean()
+    distance = np.abs(agent.actions(recording.observations, recording.options) - recording.actions)
+    with np.errstate(over="ignore", invalid="ignore"):
+        span = agent.high - agent.low
+    distance = distance / np.where(np.isfinite(span) & (span > 0), span, 1)
+    return {
+        "choice_agreement": None if agent.master is None else float(agreement),
+        "mean_action_error": float(distance.mean()),
+        "max_action_error": float(distance.max()),
+    }
+
+
 def env_action(space: gym.Space, action: np.ndarray) -> np.ndarray | int:
     """
     Convert a flat action to the form that the env takes.

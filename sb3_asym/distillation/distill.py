@@ -14,18 +14,19 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_asym.deployment.rollouts import EnvPool, run_episodes
 from sb3_asym.distillation.choice import choose, verdict
 from sb3_asym.distillation.entries import Entry, candidates
 from sb3_asym.distillation.picture import draw_report
 from sb3_asym.distillation.report import Candidate, DistillationReport
-from sb3_asym.distillation.rollouts import EnvPool, collect, run_episodes
+from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.students import Schedule, Students
 from sb3_asym.distillation.switching import add_random_switching, add_switching_agents
 from sb3_asym.distillation.teacher import Teacher, network_flops
 from sb3_asym.distillation.to_sb3 import to_sb3
 from sb3_asym.envs import check_spaces, make_env
-from sb3_asym.export.folder import atomic_folder
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.files import atomic_folder
+from sb3_asym.quantization.ptq import quantize
 from sb3_asym.versions import versions
 
 WIDTHS = (4, 8, 12, 16, 24, 32, 48, 72, 96, 128)

@@ -6,8 +6,8 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_asym.deployment import DeployableAgent
+from sb3_asym.deployment.rollouts import Chooser, Episodes
 from sb3_asym.distillation.report import Candidate, front, kept_share
-from sb3_asym.distillation.rollouts import Chooser, Episodes
 from sb3_asym.distillation.teacher import network_flops
 
 

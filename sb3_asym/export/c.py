@@ -15,7 +15,7 @@ from sb3_asym.deployment.activations import ACTIVATIONS, c_float
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
 from sb3_asym.deployment.recording import Recording
 from sb3_asym.export.report import tolerances
-from sb3_asym.quantization.schemes import Int8Dense
+from sb3_asym.quantization.layers import Int8Dense
 from sb3_asym.versions import __version__
 
 INDENT = " " * 4

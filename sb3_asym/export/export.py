@@ -16,22 +16,21 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.deployment.from_sb3 import deployable
-from sb3_asym.deployment.recording import Recording, SampledObservations, record
+from sb3_asym.deployment.recording import Recording, SampledObservations, errors, record
 from sb3_asym.deployment.runners import ModelRunner, ReferenceRunner, Runner
 from sb3_asym.envs import check_spaces, make_env
 from sb3_asym.export.c_runner import CFormat
-from sb3_asym.export.folder import atomic_folder, write_manifest
+from sb3_asym.export.folder import write_manifest
 from sb3_asym.export.format import Format
-from sb3_asym.export.report import ExportReport, count_failures, errors
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.export.report import ExportReport, count_failures
+from sb3_asym.files import atomic_folder
+from sb3_asym.quantization.ptq import calibration_observations, quantize
+from sb3_asym.quantization.schemes import parse_precision
 from sb3_asym.versions import versions
 
 N_SELFTEST_STEPS = 200
 N_RECORDED_STEPS = 1000
 N_CHECKED_STEPS = 20
-CALIBRATION_EPISODES = 10
-CALIBRATION_SEED = 1_000_000
-"""Seed far from those of the episodes over which the exported agent is measured."""
 
 
 def export_c(
@@ -134,7 +133,7 @@ def _export(
         if set(precisions.values()) != {"fp32"}:
             observations = None
             if "int8" in precisions.values():
-                observations = rollout(model_runner, n_episodes=CALIBRATION_EPISODES, seed=CALIBRATION_SEED).observations
+                observations = calibration_observations(model_runner, agent, rollout_env, on_episode)
             exported = quantize(agent, precisions, observations)
         recording = rollout(model_runner if exported is agent else ReferenceRunner(exported), n_steps=N_RECORDED_STEPS)
         target.write(exported, recording.head(N_SELFTEST_STEPS), written)

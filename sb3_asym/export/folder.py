@@ -1,9 +1,6 @@
-"""The folder of an export: written as a whole or not at all, with a manifest and the recorded steps."""
+"""The folder of an export: its manifest and the recorded steps."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -45,28 +42,3 @@ def read_export(folder: Path) -> tuple[dict[str, Any], Recording]:
     except (BadZipFile, OSError, KeyError, TypeError, ValueError, EOFError) as error:
         raise ValueError(f"{folder} holds no complete export ({error}): make one with `sb3-asym export`.") from error
     return manifest, recording
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """
-    Fill a folder as a whole when the block ends without an exception; otherwise leave it as it was.
-
-    :param folder: new or empty folder to fill
-    :return: context whose value is the temporary folder to write to
-    :raises FileExistsError: if the folder is not empty
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} is there and not empty: name a new folder.")
-    # An existing folder may be the working directory or a mount point, so it is filled and not replaced.
-    base = folder if folder.exists() else folder.parent
-    base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base, prefix=".export_") as scratch:
-        written = Path(scratch) / "written"
-        written.mkdir()
-        yield written
-        if base is folder:
-            for file in written.iterdir():
-                file.rename(folder / file.name)
-        else:
-            written.rename(folder)

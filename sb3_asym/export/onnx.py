@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sb3_asym.deployment.activations import ACTIVATIONS
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
-from sb3_asym.quantization.schemes import Int8Dense
+from sb3_asym.quantization.layers import Int8Dense
 from sb3_asym.versions import __version__, versions
 
 OPSET = 21

@@ -101,27 +101,6 @@ class ExportReport:
         return "\n".join(lines)
 
 
-def errors(agent: DeployableAgent, recording: Recording) -> dict[str, Any]:
-    """
-    Differences between the steps of an exported agent and the same steps in fp32.
-
-    :param agent: agent in fp32
-    :param recording: steps of the exported agent
-    :return: ``choice_agreement``, ``mean_action_error`` and ``max_action_error`` of :class:`ExportReport`
-    """
-    asked = recording.choices(agent.option_length)
-    agreement = (agent.choices(recording.observations[asked]) == recording.options[asked]).mean()
-    distance = np.abs(agent.actions(recording.observations, recording.options) - recording.actions)
-    with np.errstate(over="ignore", invalid="ignore"):
-        span = agent.high - agent.low
-    distance = distance / np.where(np.isfinite(span) & (span > 0), span, 1)
-    return {
-        "choice_agreement": None if agent.master is None else float(agreement),
-        "mean_action_error": float(distance.mean()),
-        "max_action_error": float(distance.max()),
-    }
-
-
 def tolerances(agent: DeployableAgent, actions: np.ndarray) -> np.ndarray:
     """
     Distances from the expected actions that a self-test allows to another processor.

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch as th
-import torch._inductor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_structure, tree_unflatten
 
 Function = Callable[..., th.Tensor]
@@ -138,6 +136,10 @@ def compile_function(function: Function, tensors: Sequence[th.Tensor]) -> Functi
     :return: the compiled function
     :raises Exception: any error of torch or of the compiler behind it
     """
+    # Their import takes as long as all of torch's, which every process of an actor would wait for.
+    from torch._inductor import compile as compile_graph
+    from torch.fx.experimental.proxy_tensor import make_fx
+
     graph = make_fx(function, tracing_mode="fake")(*tensors)
     # The pattern matcher would put the bias back into the matrix product.
     options: dict[str, Any] = {"pattern_matcher": False}
@@ -147,7 +149,7 @@ def compile_function(function: Function, tensors: Sequence[th.Tensor]) -> Functi
             from sb3_asym.update.matmul import OwnProducts  # much of Inductor has to be imported for it
 
             options["post_grad_custom_pre_pass"] = OwnProducts()
-    return torch._inductor.compile(graph, [*tensors], options=options)
+    return compile_graph(graph, [*tensors], options=options)
 
 
 def _kind(tensors: Iterable[th.Tensor]) -> tuple[Any, ...]:

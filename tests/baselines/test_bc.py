@@ -7,8 +7,9 @@ from baseline_cases import Steer, steering_teacher
 
 from sb3_asym.baselines import behavioural_cloning
 from sb3_asym.deployment import DeployableAgent
+from sb3_asym.deployment.rollouts import EnvPool
 from sb3_asym.distillation import DistillationSettings
-from sb3_asym.distillation.rollouts import EnvPool, collect
+from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.students import Schedule, Students
 from sb3_asym.distillation.teacher import Teacher
 

@@ -17,10 +17,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable, load_model
+from sb3_asym.deployment.rollouts import EnvPool, run_episodes
 from sb3_asym.distillation import DistillationSettings, distill
 from sb3_asym.distillation.choice import choose, verdict
 from sb3_asym.distillation.report import Candidate, front, kept_share
-from sb3_asym.distillation.rollouts import EnvPool, collect, run_episodes
+from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.students import Schedule, Students
 from sb3_asym.distillation.teacher import Teacher, network_flops
 from sb3_asym.distillation.to_sb3 import to_sb3

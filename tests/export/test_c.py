@@ -13,7 +13,8 @@ from sb3_asym.deployment.recording import replay
 from sb3_asym.deployment.runners import ReferenceRunner
 from sb3_asym.export.c import write_c
 from sb3_asym.export.c_runner import CRunner
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import parse_precision
 
 CORTEX_M4 = ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")
 WRITTEN = {

@@ -22,7 +22,8 @@ from sb3_asym import AsymSAC, cli
 from sb3_asym.deployment.loading import load_model
 from sb3_asym.deployment.recording import SampledObservations
 from sb3_asym.export import deployable, export_c, export_onnx
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import parse_precision
 
 BOTH = pytest.mark.parametrize("export", [export_c, export_onnx])
 

@@ -16,7 +16,8 @@ from sb3_asym.deployment.runners import ReferenceRunner
 from sb3_asym.export import deployable
 from sb3_asym.export.onnx import INT8_KERNELS, operators, write_onnx
 from sb3_asym.export.onnx_runner import OnnxRunner
-from sb3_asym.quantization.schemes import parse_precision, quantize
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import parse_precision
 
 
 def in_precision(agent, precision, recording):

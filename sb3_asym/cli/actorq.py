@@ -1,0 +1,100 @@
+"""``sb3-asym actorq``."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from tqdm import tqdm
+
+from sb3_asym.actorq import ActorQ
+from sb3_asym.actorq.bench import CONTENDERS, bench_actors
+from sb3_asym.asym_sac import AsymSAC
+from sb3_asym.cli.common import Env, EnvKwargs, parse_env_kwargs, write_report
+from sb3_asym.envs import env_file_name, make_env, make_single_vec_env
+
+ALGORITHMS: dict[str, Any] = {"sac": SAC, "td3": TD3, "dqn": DQN, "asym_sac": AsymSAC}
+
+actorq_app = typer.Typer(
+    help="Learn with actors that run a quantized policy, and measure such actors.", no_args_is_help=True, add_completion=False
+)
+
+
+@actorq_app.command()
+def train(
+    env: Env,
+    algo: Annotated[Literal["sac", "td3", "dqn", "asym_sac"], typer.Option(help="Algorithm of the learner.")] = "sac",
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Env steps, over all actors.")] = 100_000,
+    actors: Annotated[int, typer.Option(help="Number of actors.")] = 4,
+    precision: Annotated[Literal["int8", "fp16", "fp32"], typer.Option(help="Precision of the actors.")] = "int8",
+    pull_every: Annotated[int, typer.Option(help="Env steps after which an actor takes new weights.")] = 100,
+    engine: Annotated[Literal["processes", "ray"], typer.Option(help="Processes here, or a Ray cluster.")] = "processes",
+    hyperparams: Annotated[str, typer.Option(help="Arguments of the algorithm as JSON.")] = "{}",
+    model: Annotated[Path | None, typer.Option(help="An agent of this algorithm to go on from.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of learner and actors.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Env steps between two checkpoints; 0 for none.")] = 0,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder of TensorBoard's logs.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to; outputs/actorq/ENV by default.")
+    ] = None,
+    env_kwargs: EnvKwargs = "{}",
+) -> None:
+    """Learn with actors that run a quantized policy; writes the agent, a report and a picture of where the time went."""
+    kwargs = parse_env_kwargs(env_kwargs)
+    folder = output or Path("outputs") / "actorq" / env_file_name(env)
+    own_env, log = make_single_vec_env(env, **kwargs), None if tensorboard is None else str(tensorboard)
+    if model is None:
+        arguments = {"device": "cpu", "verbose": 1, **_parse_hyperparams(hyperparams)}
+        agent = ALGORITHMS[algo]("MlpPolicy", own_env, seed=seed, tensorboard_log=log, **arguments)
+    else:
+        agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log)
+    runner = ActorQ(agent, partial(make_env, env, **kwargs), actors, precision, pull_every, engine)
+    folder.mkdir(parents=True, exist_ok=True)
+    callbacks: list[BaseCallback] = []
+    if checkpoint_every > 0:
+        callbacks.append(CheckpointCallback(checkpoint_every, str(folder / "checkpoints"), save_replay_buffer=True))
+    runner.learn(steps, callbacks, reset_num_timesteps=model is None, progress_bar=True)
+    agent.save(folder / "agent")
+    report = runner.report()
+    report.draw(folder / "report.png")
+    typer.echo(report)
+    write_report(report, folder / "report.json")
+    typer.echo(f"Next: sb3-asym export {folder / 'agent.zip'} --env {env} --precision {precision} -o robot")
+
+
+@actorq_app.command()
+def bench(
+    env: Env,
+    layers: Annotated[str, typer.Option(help="Hidden layers of the policy, such as 256,256.")] = "2048,2048,2048",
+    rounds: Annotated[int, typer.Option(help="Rounds, of which medians are shown.")] = 5,
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Env steps of each contender in a round.")] = 1000,
+    pull_every: Annotated[int, typer.Option(help="Env steps between two pulls of new weights.")] = 1000,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report to this JSON file.")] = None,
+    env_kwargs: EnvKwargs = "{}",
+) -> None:
+    """Measure env steps per second of processor time: our C in int8, fp32 and fp16, ONNX Runtime and torch in fp32."""
+    try:
+        net_arch = [int(width) for width in layers.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--layers takes hidden layers such as 256,256, got {layers!r}.") from error
+    if min(rounds, steps, pull_every, *net_arch) < 1:
+        raise ValueError("--rounds, --steps, --pull-every and the widths must be at least 1.")
+    make = partial(make_env, **parse_env_kwargs(env_kwargs))
+    with tqdm(total=rounds * len(CONTENDERS), desc="rounds", disable=None) as bar:
+        report = bench_actors(env, net_arch, rounds, steps, pull_every, make, bar.update)
+    typer.echo(report)
+    write_report(report, output)
+
+
+def _parse_hyperparams(text: str) -> dict[str, Any]:
+    """Arguments of an algorithm."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"--hyperparams must be JSON such as '{{\"learning_rate\": 0.001}}', got {text!r}.")
+    return parsed
