@@ -19,10 +19,11 @@ from torch import nn
 from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSettings
 from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
 from sb3_asym.deployment import DeployableAgent, deployable
+from sb3_asym.deployment.rollouts import run_episodes
 from sb3_asym.distillation import DistillationReport, DistillationSettings
 from sb3_asym.distillation.distill import SELECTION_SEED, Distillation, Progress
 from sb3_asym.distillation.entries import Entry
-from sb3_asym.distillation.rollouts import collect, run_episodes
+from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.teacher import Teacher
 
 MAX_ROLLOUT = 1_000

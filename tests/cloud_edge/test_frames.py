@@ -36,7 +36,7 @@ from sb3_asym.cloud_edge.statuses import RobotStatus, decode_robot_status, encod
 from sb3_asym.cloud_edge.transitions import Number, decode_batch, encode_batch
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.runners import ReferenceRunner
-from sb3_asym.quantization.schemes import quantize
+from sb3_asym.quantization.ptq import quantize
 
 
 def refused(reason, call, *args):
@@ -79,7 +79,7 @@ def test_policy_acts_as_before_it_was_sent(make, precision):
     observations = [model.observation_space.sample() for _ in range(30)]
     agent = deployable(model)
     flat = np.array([agent.flatten(observation) for observation in observations])
-    agent = quantize(agent, {network.name: precision for network in agent.networks}, flat)
+    agent = quantize(agent, precision, flat)
     frame = encode_policy(Policy(7, 1.5, agent), layout)
     policy = decode_policy(frame, layout)
     assert (policy.version, policy.time, policy_version(frame)) == (7, 1.5, 7)
