@@ -72,7 +72,7 @@ def status(
     watch: Annotated[float, typer.Option(help="Seconds between two looks; 0 for a single one.")] = 0.0,
 ) -> None:
     """Show robots, rates, lag, and the version and age of policies."""
-    from sb3_asym.cloud_edge.cloud import read_statuses
+    from sb3_asym.cloud_edge.heart import read_statuses
     from sb3_asym.cloud_edge.link import learner_link
 
     link = learner_link(url)

@@ -1,33 +1,30 @@
 """The cloud: a model goes on learning from robots, which run what it publishes."""
 
 import io
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_asym.cloud_edge.form import ALGORITHMS
-from sb3_asym.cloud_edge.frames import FrameError, Gate
+from sb3_asym.cloud_edge.frames import Gate
+from sb3_asym.cloud_edge.heart import Heart, Rates
 from sb3_asym.cloud_edge.journal import Journal, SavedAgent
 from sb3_asym.cloud_edge.layout import Layout
-from sb3_asym.cloud_edge.link import LearnerLink, LinkError, learner_link, local_folder
+from sb3_asym.cloud_edge.link import LinkError, learner_link, local_folder
 from sb3_asym.cloud_edge.policy_frames import encode_policy
 from sb3_asym.cloud_edge.reader import Reader
-from sb3_asym.cloud_edge.statuses import LearnerStatus, RobotStatus, decode_learner_status, decode_robot_status, encode_status
+from sb3_asym.cloud_edge.statuses import LearnerStatus, RobotStatus, decode_learner_status, decode_robot_status
 from sb3_asym.cloud_edge.trainer import Trainer, is_finite
 from sb3_asym.deployment import load_model
 from sb3_asym.deployment.recording import SampledObservations
 from sb3_asym.envs import make_env
 
-BEAT_EVERY = 0.25
-"""Seconds between two signs of life."""
 STATUS_EVERY = 1.0
 POLL = 0.005
 RETRY_AFTER = 0.5
@@ -77,7 +74,7 @@ class CloudLearner:
         self.reader = Reader(self.link, self.layout, self.journal.cursors(), join)
         self.robots: dict[str, RobotStatus] = {}
         self._gate = Gate()
-        self._rates = _Rates()
+        self._rates = Rates()
         self._pushed = self._saved = self._looked = 0.0
         self._link_down = ""
         saved = self.journal.saved_agent()
@@ -155,11 +152,11 @@ class CloudLearner:
         _, callbacks = model._setup_learn(ahead, callback, model.num_timesteps == 0, tb_log_name, progress_bar)
         model._total_timesteps = total_timesteps
         callbacks.on_training_start(locals(), globals())
-        beat = _Heart(self)
+        heart = Heart(self.url, self._status)
         goes_on = True
         try:
             self._push()
-            beat.start()
+            heart.start()
             while goes_on and (model.num_timesteps < total_timesteps or trainer.steps_due):
                 n_before = model.num_timesteps
                 if n_before < total_timesteps:
@@ -171,7 +168,7 @@ class CloudLearner:
                     time.sleep(POLL)
             self._push()
         finally:
-            beat.stop()
+            heart.stop()
             if is_finite(model):
                 self.checkpoint()
         callbacks.on_training_end()
@@ -211,6 +208,15 @@ class CloudLearner:
             "missed_deadlines": sum(robot.values.get("missed", 0.0) for robot in self.robots.values()),
             "refused_batches": float(sum(self.reader.refused.values())),
         }
+
+    def _status(self, beat: int) -> LearnerStatus:
+        return LearnerStatus(
+            beat=beat,
+            time=time.time(),
+            policy_version=self.journal.version,
+            num_timesteps=self.model.num_timesteps,
+            values=self.status(),
+        )
 
     def _receive(self, callback: BaseCallback, log_interval: int) -> bool:
         """Take what came; False where the callback wants to stop."""
@@ -284,59 +290,6 @@ class CloudLearner:
         self._link_down = message
 
 
-class _Rates:
-    """How many env steps come and are trained for in a second, over the last seconds."""
-
-    def __init__(self) -> None:
-        self._started, self._counts = time.monotonic(), np.zeros(2)
-        self._last = (0.0, 0.0)
-
-    def count(self, received: int, trained: int) -> None:
-        self._counts += received, trained
-        passed = time.monotonic() - self._started
-        if passed > 5.0:
-            self._last = tuple((self._counts / passed).tolist())
-            self._started, self._counts = time.monotonic(), np.zeros(2)
-
-    def per_second(self) -> tuple[float, float]:
-        if any(self._last):
-            return self._last
-        return tuple((self._counts / max(time.monotonic() - self._started, 1e-3)).tolist())
-
-
-class _Heart:
-    """Tells that the learner is alive, from a thread, so that long updates and callbacks do not look like its death."""
-
-    def __init__(self, learner: CloudLearner):
-        self._learner, self._link = learner, learner_link(learner.url)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._link.close()
-
-    def _run(self) -> None:
-        beat = time.time_ns()
-        while not self._stopping.wait(BEAT_EVERY):
-            beat += 1
-            learner = self._learner
-            status = LearnerStatus(
-                beat=beat,
-                time=time.time(),
-                policy_version=learner.journal.version,
-                num_timesteps=learner.model.num_timesteps,
-                values=learner.status(),
-            )
-            with suppress(LinkError):
-                self._link.beat(encode_status(status))
-
-
 def check_algorithm(model: Any) -> None:
     """
     Refuse a model of an algorithm that cannot go on learning so.
@@ -388,20 +341,3 @@ def _vec_env(model: Any, env: GymEnv | str | None, vec_normalize: str | Path | N
         vec_env = VecNormalize.load(str(vec_normalize), vec_env)
         vec_env.training = False
     return vec_env
-
-
-def read_statuses(link: LearnerLink) -> tuple[LearnerStatus | None, dict[str, RobotStatus]]:
-    """
-    What learner and robots last told, for a program that only watches.
-
-    :param link: the learner's side of the link
-    :return: status of the learner, or None, and of the robots by name
-    :raises FrameError: if a status is damaged
-    :raises LinkError: if the link cannot be reached
-    """
-    told = link.learner()
-    robots = {name: decode_robot_status(frame) for name, frame in link.statuses().items()}
-    return None if told is None else decode_learner_status(told), robots
-
-
-__all__ = ["CloudLearner", "FrameError", "check_model", "read_statuses"]

@@ -10,7 +10,7 @@ from stable_baselines3 import DDPG, SAC, TD3
 
 from sb3_asym import AsymSAC
 from sb3_asym.cloud_edge import CloudLearner, EdgeRunner, drain
-from sb3_asym.cloud_edge.cloud import read_statuses
+from sb3_asym.cloud_edge.heart import read_statuses
 from sb3_asym.cloud_edge.link import learner_link
 from sb3_asym.cloud_edge.statuses import LearnerStatus, encode_status
 
