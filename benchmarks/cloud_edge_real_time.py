@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from cloud_cases import CountingRobot, LearnerProcess, make_model, run_while, stored
-from link_faults import Broker
+from link_faults import Broker, wait_for
 from stable_baselines3 import SAC
 
 from sb3_asym.cloud_edge import EdgeRunner, drain
+from sb3_asym.cloud_edge.link import learner_link
 from sb3_asym.shared_memory import WeightBlock
 
 PUSH_PERIOD = 0.5
@@ -140,6 +141,7 @@ def _fill(broker: Broker) -> None:
     """Take the broker's memory away for a while."""
     import redis
 
+    wait_for(learner_link(broker.url))
     client = redis.Redis.from_url(broker.url)
     client.config_set("maxmemory-policy", "noeviction")
     client.config_set("maxmemory", 1 << 20)
