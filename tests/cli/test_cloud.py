@@ -6,6 +6,8 @@ import sys
 import pytest
 from command_line import run
 
+from sb3_asym.cli.main import main
+
 
 def test_five_minute_walk_in_seconds(tmp_path):
     """Simulation, learner and robot on one machine, as the documentation has it."""
@@ -43,9 +45,13 @@ def test_five_minute_walk_in_seconds(tmp_path):
         (["edge", "drain", "--url", "link"], "There is no outbox"),
     ],
 )
-def test_bad_input_ends_with_one_line(tmp_path, command, message):
-    done = run(*command, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_with_one_line(tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sb3-asym", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
     assert not (tmp_path / "link" / "robots").exists()
