@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from actorq_tables import actors_picture, actors_table, faults_table, learning_table
+from cloud_edge_run_tables import cloud_edge_tables
+from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
@@ -394,6 +396,9 @@ def main() -> None:
         runs = json.loads((RESULTS / "quantization_aware.json").read_text())
         aware_picture(runs, RESULTS / "quantization_aware.png")
         tables["quantization_aware"] = aware_table(runs)
+    if (RESULTS / "cloud_edge_link.json").exists():
+        tables["cloud_edge_link"] = link_table(json.loads((RESULTS / "cloud_edge_link.json").read_text()))
+    tables |= cloud_edge_tables(RESULTS)
     if (RESULTS / "quantization.json").exists():
         runs = json.loads((RESULTS / "quantization.json").read_text())
         quantization_picture(runs, RESULTS / "quantization.png")

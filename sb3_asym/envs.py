@@ -24,9 +24,9 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-ENV_PACKAGES = ("custom_envs", "gymnasium_robotics", "shimmy")
-"""Modules that register envs when they are imported: a user's own, as the RL Zoo has it, and packages for some of whose envs
-we bring hyperparameters."""
+ENV_PACKAGES = ("custom_envs", "sb3_asym.robots", "gymnasium_robotics", "shimmy")
+"""Modules that register envs when they are imported: a user's own, as the RL Zoo has it, our robots, and packages for some of
+whose envs we bring hyperparameters."""
 
 
 def find_envs(env_ids: Iterable[str]) -> None:

@@ -14,9 +14,9 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
 
-from sb3_asym.actorq.acting import ActingPolicy, clock_of
-from sb3_asym.actorq.kernels import compile_kernel, kernel_source, make_kernel
-from sb3_asym.actorq.networks import Layout, Packer, acting_form
+from sb3_asym.acting.kernels import compile_kernel, kernel_source, make_kernel
+from sb3_asym.acting.networks import Layout, Packer, acting_form
+from sb3_asym.acting.policy import ActingPolicy, clock_of
 from sb3_asym.envs import check_spaces
 
 PARTS = ("inference", "env", "pull", "load", "push", "wait")

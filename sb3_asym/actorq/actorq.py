@@ -12,11 +12,11 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_asym.acting.kernels import choose_kernel
+from sb3_asym.acting.networks import Packer
 from sb3_asym.actorq.actor import PARTS, make_form
 from sb3_asym.actorq.engine import Crew, Engine
-from sb3_asym.actorq.kernels import choose_kernel
 from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors, needs_whole_episodes
-from sb3_asym.actorq.networks import Packer
 from sb3_asym.actorq.processes import Processes
 from sb3_asym.actorq.published import PublishedPolicy
 from sb3_asym.actorq.report import ActorQReport

@@ -17,10 +17,10 @@ import torch as th
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_asym.acting.kernels import choose_kernel
+from sb3_asym.acting.networks import Packer, acting_form
 from sb3_asym.actorq.actor import PARTS, Actor, make_form
-from sb3_asym.actorq.kernels import choose_kernel
-from sb3_asym.actorq.memory import WeightBlock
-from sb3_asym.actorq.networks import Packer, acting_form
+from sb3_asym.shared_memory import WeightBlock
 from sb3_asym.text_table import text_table
 
 CONTENDERS = (("c", "int8"), ("c", "fp32"), ("c", "fp16"), ("onnx", "fp32"), ("torch", "fp32"))

@@ -10,8 +10,8 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_asym.acting.networks import N_RANGE_OBSERVATIONS, Layout, Packer, acting_form
 from sb3_asym.actorq.engine import Engine
-from sb3_asym.actorq.networks import N_RANGE_OBSERVATIONS, Layout, Packer, acting_form
 from sb3_asym.actorq.published import PublishedPolicy
 from sb3_asym.actorq.report import ActorQReport
 from sb3_asym.actorq.stream import ActorsEnv

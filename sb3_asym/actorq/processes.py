@@ -18,10 +18,10 @@ import cloudpickle
 import numpy as np
 import torch as th
 
+from sb3_asym.acting.kernels import compile_kernel
 from sb3_asym.actorq.actor import PARTS, Actor, record_type
 from sb3_asym.actorq.engine import Crew, check_deaths, failure
-from sb3_asym.actorq.kernels import compile_kernel
-from sb3_asym.actorq.memory import CACHE_LINE, Ring, WeightBlock, aligned
+from sb3_asym.shared_memory import CACHE_LINE, Ring, WeightBlock, aligned
 
 POLL, LONGEST_POLL = 0.0005, 0.005
 """Seconds between two looks at shared memory, at first and after a while."""

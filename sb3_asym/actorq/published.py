@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_asym.actorq.acting import ActingPolicy
+from sb3_asym.acting.policy import ActingPolicy
 from sb3_asym.actorq.actor import ActorForm
-from sb3_asym.actorq.memory import WeightBlock
 from sb3_asym.options import OptionState
+from sb3_asym.shared_memory import WeightBlock
 
 
 class PublishedPolicy:

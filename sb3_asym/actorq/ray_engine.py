@@ -20,7 +20,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from sb3_asym.actorq.actor import PARTS, Actor, record_type
 from sb3_asym.actorq.engine import Crew, check_deaths, failure
-from sb3_asym.actorq.memory import WeightBlock
+from sb3_asym.shared_memory import WeightBlock
 
 BATCH = 200
 """Greatest number of transitions in one message: a call for each would be a hundred times as slow."""

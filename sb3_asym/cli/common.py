@@ -1,6 +1,8 @@
 """Options and steps that several commands share."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +99,19 @@ def find_statistics(model: Path, given: Path | None) -> Path | None:
     if found is not None and given is None:
         typer.echo(f"Observations are normalized with {found}.", err=True)
     return found
+
+
+@contextmanager
+def as_bad_input(*kinds: type[Exception]) -> Iterator[None]:
+    """
+    Let errors that tell a person what to do end the command without a traceback.
+
+    :param kinds: classes of such errors
+    """
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(str(error)) from error
 
 
 def parse_env_kwargs(text: str) -> dict[str, Any]:

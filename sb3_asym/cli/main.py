@@ -9,7 +9,9 @@ import typer
 
 from sb3_asym.cli.actorq import actorq_app
 from sb3_asym.cli.bench_export import bench_export
+from sb3_asym.cli.cloud import cloud
 from sb3_asym.cli.distill import distill
+from sb3_asym.cli.edge import edge
 from sb3_asym.cli.evaluate import evaluate
 from sb3_asym.cli.export import export
 from sb3_asym.cli.quantize import quantize_app
@@ -26,6 +28,8 @@ app = typer.Typer(
 )
 for _command in (evaluate, timeline, tune, distill, export, bench_export):
     app.command()(_command)
+app.add_typer(cloud, name="cloud")
+app.add_typer(edge, name="edge")
 app.add_typer(quantize_app, name="quantize")
 app.add_typer(actorq_app, name="actorq")
 add_zoo_commands(app)

@@ -8,14 +8,14 @@ import torch as th
 from actorq_cases import make_model
 from torch import nn
 
-from sb3_asym.actorq.kernels import choose_kernel, compile_kernel, kernel_source, make_kernel
-from sb3_asym.actorq.memory import WeightBlock
-from sb3_asym.actorq.networks import Layout, Packer, acting_form
+from sb3_asym.acting.kernels import choose_kernel, compile_kernel, kernel_source, make_kernel
+from sb3_asym.acting.networks import Layout, Packer, acting_form
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import Recording
 from sb3_asym.export.c import write_c
 from sb3_asym.export.c_runner import CRunner
 from sb3_asym.quantization import quantize
+from sb3_asym.shared_memory import WeightBlock
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
 
@@ -82,7 +82,7 @@ def test_without_a_compiler_onnx_runtime_then_fp32(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
     assert choose_kernel("int8") == ("onnx", "int8")
-    monkeypatch.setattr("sb3_asym.actorq.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("sb3_asym.acting.kernels.find_spec", lambda name: None)
     assert choose_kernel("int8") == ("torch", "fp32")
     assert "the actors run in fp32 instead of int8" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 import pytest
 
-from sb3_asym.actorq.memory import Ring, WeightBlock
+from sb3_asym.shared_memory import Ring, WeightBlock
 
 N_BYTES = 1 << 18
 N_SWAPS, N_PULLS = 10_000, 500
@@ -106,7 +106,7 @@ def test_a_ring_hands_over_each_record_once_and_in_order() -> None:
 
 
 def test_a_damaged_record_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_asym.actorq.memory.TORN_AFTER", 0.01)
+    monkeypatch.setattr("sb3_asym.shared_memory.TORN_AFTER", 0.01)
     ring = Ring(bytearray(Ring.size(RECORD, 4)), RECORD, 4)
     ring.push((np.arange(20),))
     ring._records["payload"][0, 3] = 0

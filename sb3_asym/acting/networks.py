@@ -8,13 +8,13 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_asym.actorq.memory import aligned
 from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization
 from sb3_asym.deployment.from_sb3 import deployable_view
 from sb3_asym.export.c import layer_arrays
 from sb3_asym.quantization.layers import Int8Dense, quantize_layer
 from sb3_asym.quantization.ptq import centred, quantize
 from sb3_asym.quantization.schemes import Scheme
+from sb3_asym.shared_memory import aligned
 
 INT8 = Scheme.parse("int8")
 N_RANGE_OBSERVATIONS = 1000

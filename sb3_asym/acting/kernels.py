@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch as th
 
-from sb3_asym.actorq.networks import Layout
+from sb3_asym.acting.networks import Layout
 from sb3_asym.deployment.agent import DeployableAgent
 from sb3_asym.export.c import fill, layer_functions, network_code
 from sb3_asym.export.c_runner import c_compiler, compile_library

@@ -84,7 +84,7 @@ class WeightBlock:
         """
         version = self.version + 1
         header, slot = self._header[1 + version % 2], self._slots[version % 2]
-        header[0] += 1
+        header[0] |= np.uint64(1)  # odd already where a writer was killed here
         write(slot)
         header[1], header[2] = version, _checksum(slot, version)
         header[0] += 1
@@ -93,20 +93,30 @@ class WeightBlock:
 
     def pull(self, copy: np.ndarray) -> int:
         """
-        Copy the newest weights.
+        Copy the newest weights, as often as it takes.
 
         :param copy: memory that :meth:`empty_copy` made
         :return: version of the weights in the copy
         """
         while True:
-            version = self.version
-            header, slot = self._header[1 + version % 2], self._slots[version % 2]
-            before = int(header[0])
-            np.copyto(copy, slot)
-            found, checksum = int(header[1]), header[2]
-            whole = before % 2 == 0 and before == int(header[0]) and found > 0
-            if whole and _checksum(copy, found) == checksum:
-                return found
+            version = self.try_pull(copy)
+            if version is not None:
+                return version
+
+    def try_pull(self, copy: np.ndarray) -> int | None:
+        """
+        Copy the newest weights once.
+
+        :param copy: memory that :meth:`empty_copy` made
+        :return: version of the weights in the copy, or None where they were written meanwhile
+        """
+        version = self.version
+        header, slot = self._header[1 + version % 2], self._slots[version % 2]
+        before = int(header[0])
+        np.copyto(copy, slot)
+        found, checksum = int(header[1]), header[2]
+        whole = before % 2 == 0 and before == int(header[0]) and found > 0
+        return found if whole and _checksum(copy, found) == checksum else None
 
 
 def _checksum(weights: np.ndarray, version: int) -> np.uint64:
@@ -155,6 +165,19 @@ class Ring:
     def head(self) -> int:
         """Number of records that were written."""
         return int(self._head[0])
+
+    @property
+    def tail(self) -> int:
+        """Number of records that were taken."""
+        return int(self._tail[0])
+
+    def start_at(self, number: int) -> None:
+        """
+        Begin with another number than 0, before the first record.
+
+        :param number: number of the first record
+        """
+        self._head[0] = self._tail[0] = number
 
     @property
     def is_full(self) -> bool:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_asym.actorq.kernels import Kernel
-from sb3_asym.actorq.networks import Layout
+from sb3_asym.acting.kernels import Kernel
+from sb3_asym.acting.networks import Layout
 from sb3_asym.options import NO_OPTION, OptionState, advance_options
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2
