@@ -19,10 +19,8 @@ from torch import nn
 from sb3_asym.baselines.discriminator import Discriminator, DiscriminatorSettings
 from sb3_asym.baselines.rewards import DiscriminatorCallback, DiscriminatorReward, RelabellingReplayBuffer
 from sb3_asym.deployment import DeployableAgent, deployable
-from sb3_asym.deployment.rollouts import run_episodes
 from sb3_asym.distillation import DistillationReport, DistillationSettings
-from sb3_asym.distillation.distill import SELECTION_SEED, Distillation, Progress
-from sb3_asym.distillation.entries import Entry
+from sb3_asym.distillation.distill import Distillation, Progress
 from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.switching import fold_normalization
 from sb3_asym.distillation.teacher import Teacher
@@ -49,8 +47,8 @@ def gail(
     :mod:`sb3_asym.baselines.discriminator`).
 
     Each student has as many env steps as all students together have in :func:`sb3_asym.distillation.distill`: in the first
-    round the teacher acts, in the others the student. Of its forms at the ends of the rounds, the best over the selection
-    episodes is taken, as the best copy there. Learning takes one gradient step per env step and student, so minutes per
+    round the teacher acts, in the others the student. Of its forms at the ends of the rounds the best is taken, as the best
+    copy there. Learning takes one gradient step per env step and student, so minutes per
     student. Ctrl-C ends it early; what was learned until then is measured.
 
     :param model: the teacher: SAC, TD3, DDPG, TQC, PPO, A2C, DQN or QRDQN
@@ -163,15 +161,11 @@ class _Gail(Distillation):
             output=agent.output,
         )
 
-    def _enter_students(self) -> None:
-        """The best snapshot of each size, by the selection episodes."""
+    def _forms(self) -> list[tuple[list[int], list[DeployableAgent]]]:
+        """What was learned of each size: its snapshots."""
         if not self.snapshots:
             raise KeyboardInterrupt  # there is nothing yet that could be measured
-        counter = self._counter(sum(map(len, self.snapshots)))
-        for size, agents in zip(self.sizes, self.snapshots, strict=False):  # fewer, where learning was interrupted
-            episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=counter)
-            best = int(np.argmax([found.returns.mean() for found in episodes]))
-            self.entries.append(Entry(f"student {size or 'linear'}", "student", agents[best], selection=episodes[best]))
+        return list(zip(self.sizes, self.snapshots, strict=False))  # fewer, where learning was interrupted
 
 
 def _same(env: gym.Env) -> gym.Env:

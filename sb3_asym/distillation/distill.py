@@ -15,6 +15,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_asym.deployment import DeployableAgent
 from sb3_asym.deployment.rollouts import EnvPool, run_episodes
 from sb3_asym.distillation.choice import choose, verdict
 from sb3_asym.distillation.entries import Entry, candidates
@@ -33,7 +34,7 @@ from sb3_asym.versions import versions
 
 WIDTHS = (4, 8, 12, 16, 24, 32, 48, 72, 96, 128)
 """Units of each of the two hidden layers of the students, beside the linear one."""
-SELECTION_SEED, HELD_OUT_SEED, CHANCE_SEED = 1_000_000, 2_000_000, 3_000_000
+SELECTION_SEED, HELD_OUT_SEED, CHANCE_SEED, FORMS_SEED = 1_000_000, 2_000_000, 3_000_000, 4_000_000
 N_CHANCE_EPISODES = 5
 EVAL_EPISODES, EVAL_STEPS = (20, 200), 20_000
 """Fewest and most episodes of an agent; in between, as many as have so many env steps."""
@@ -272,17 +273,25 @@ class Distillation:
         if self.students.n_updates % 100 == 0:
             self.on_progress("learning", self.students.n_updates / self.settings.schedule.n_updates)
 
+    def _forms(self) -> list[tuple[list[int], list[DeployableAgent]]]:
+        """What was learned of each size: its copies."""
+        forms: list[tuple[list[int], list[DeployableAgent]]] = [(size, []) for size in self.sizes]
+        for member, (index, _) in enumerate(self.students.members):
+            forms[index][1].append(self.students.agent(member))
+        return forms
+
     def _enter_students(self) -> None:
-        """The best copy of each size, by the selection episodes."""
-        agents = [self.students.agent(i) for i in range(len(self.students.members))]
-        episodes = run_episodes(self.pool, agents, self.n_episodes, SELECTION_SEED, on_episode=self._counter(len(agents)))
-        best: dict[int, int] = {}
-        for member, (size, _) in enumerate(self.students.members):
-            if size not in best or episodes[member].returns.mean() > episodes[best[size]].returns.mean():
-                best[size] = member
-        for size, member in best.items():
-            name = f"student {self.students.sizes[size] or 'linear'}"
-            self.entries.append(Entry(name, "student", agents[member], selection=episodes[member]))
+        """
+        The best form of each size, by half as many episodes of their own: in the selection episodes it is then no luckier than
+        others.
+        """
+        forms, n_episodes = self._forms(), max(self.n_episodes // 2, 1)
+        rivals = [agent for _, agents in forms if len(agents) > 1 for agent in agents]
+        counter = self._counter(len(rivals), n_episodes)
+        episodes = iter(run_episodes(self.pool, rivals, n_episodes, FORMS_SEED, on_episode=counter))
+        for size, agents in forms:
+            rewards = [next(episodes).returns.mean() for _ in agents] if len(agents) > 1 else [0.0]
+            self.entries.append(Entry(f"student {size or 'linear'}", "student", agents[int(np.argmax(rewards))]))
 
     def _enter_int8(self) -> None:
         """The students in int8, calibrated on the states that they learned from."""
@@ -297,19 +306,19 @@ class Distillation:
             return
         first_seed = SELECTION_SEED if kind == "selection" else HELD_OUT_SEED
         agents, choosers = [entry.agent for entry in missing], [entry.chooser for entry in missing]
-        counter = self._counter(len(missing))
+        counter = self._counter(len(missing), self.n_episodes)
         episodes = run_episodes(self.pool, agents, self.n_episodes, first_seed, choosers, counter)
         for entry, found in zip(missing, episodes, strict=True):
             setattr(entry, kind, found)
 
-    def _counter(self, n_agents: int) -> Callable[[], None]:
+    def _counter(self, n_agents: int, n_episodes: int) -> Callable[[], None]:
         """Progress over the episodes of several agents."""
         n_done = 0
 
         def count() -> None:
             nonlocal n_done
             n_done += 1
-            self.on_progress("evaluating", n_done / (n_agents * self.n_episodes))
+            self.on_progress("evaluating", n_done / (n_agents * n_episodes))
 
         return count
 
