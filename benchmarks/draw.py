@@ -17,7 +17,7 @@ from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
-from quantization_tables import quantization_picture, quantization_summary, quantization_table, width_text
+from quantization_tables import quantization_picture, quantization_summary, quantization_table, short_summary, width_text
 
 from sb3_asym.evaluation.plotting import learning_curves
 
@@ -402,7 +402,7 @@ def main() -> None:
     if (RESULTS / "quantization.json").exists():
         runs = json.loads((RESULTS / "quantization.json").read_text())
         quantization_picture(runs, RESULTS / "quantization.png")
-        quantized = {"": quantization_summary, ", agents": quantization_table, ", width": width_text}
+        quantized = {"": quantization_summary, ", short": short_summary, ", agents": quantization_table, ", width": width_text}
         tables |= {f"quantization{part}": make(runs) for part, make in quantized.items()}
     tables |= actorq_tables()
     for path in TEXTS:

@@ -14,6 +14,8 @@ FAMILIES = {
     "int{}": "weights and activations",
     "int{}-gptq": "weights and activations, GPTQ",
 }
+SCHEMES = ("fp16", *(family.format(bits) for family in FAMILIES for bits in BITS))
+SHORT = ("fp16", "w8-tensor-affine", "int8", "int8-gptq", "w6-gptq", "w4-gptq")
 LIMIT = 0.025
 LINK = "w6-tensor-affine"
 
@@ -46,11 +48,11 @@ def least_bits(runs: list[dict[str, Any]], family: str) -> str:
     return kept or "none"
 
 
-def quantization_summary(results: list[dict[str, Any]]) -> str:
+def quantization_summary(results: list[dict[str, Any]], schemes: tuple[str, ...] = SCHEMES) -> str:
     """Markdown: each scheme over all agents."""
     runs_by_agent = by_agent(results)
     lines = ["| scheme | bytes ÷ fp32 | mean error | median | agents within 2.5% | worst |", "|---" * 6 + "|"]
-    for scheme in ("fp16", *(family.format(bits) for family in FAMILIES for bits in BITS)):
+    for scheme in schemes:
         errors = {name: error(runs, scheme) for name, runs in runs_by_agent.items()}
         shares = [form(runs[0], scheme)["n_bytes"] / form(runs[0], "fp32")["n_bytes"] for runs in runs_by_agent.values()]
         worst = max(errors, key=errors.__getitem__)
@@ -63,6 +65,11 @@ def quantization_summary(results: list[dict[str, Any]]) -> str:
     seeds = " to ".join(map(str, sorted({n_seeds[0], n_seeds[-1]})))
     note = f"{len(runs_by_agent)} agents, {seeds} seeds of {results[0]['n_episodes']} episodes each. {versions}."
     return "\n".join([*lines, "", note])
+
+
+def short_summary(results: list[dict[str, Any]]) -> str:
+    """Markdown: a few schemes over all agents."""
+    return quantization_summary(results, SHORT)
 
 
 def quantization_table(results: list[dict[str, Any]]) -> str:
