@@ -99,7 +99,7 @@ class LearnerProcess:
         self.process.join()
 
     def wait(self):
-        self.process.join(60)
+        self.process.join(300)
         assert self.process.exitcode == 0
 
     def __enter__(self):
@@ -163,7 +163,7 @@ def check_counts(batches):
     return counts
 
 
-def wait_until(condition, seconds=60.0):
+def wait_until(condition, seconds=120.0):
     """Wait until something is true."""
     end = time.monotonic() + seconds
     while not condition():

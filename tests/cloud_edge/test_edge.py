@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -172,15 +173,16 @@ def test_outbox_full(tmp_path, sim):
     CloudLearner.load(sim, str(tmp_path))._push()
     edge, link = edge_for(tmp_path, outbox_bytes=1 << 16), learner_link(str(tmp_path))
 
-    def fill():
-        wait_until(lambda: read_statuses(link)[1].get("robot") and read_statuses(link)[1]["robot"].outbox_full)
-        steps = read_statuses(link)[1]["robot"].values["steps"]
-        wait_until(lambda: read_statuses(link)[1]["robot"].message.startswith("waiting for room"))
-        with LearnerProcess(sim, str(tmp_path), 1 << 30):
+    with ExitStack() as learning:
+
+        def fill():
+            wait_until(lambda: read_statuses(link)[1].get("robot") and read_statuses(link)[1]["robot"].outbox_full)
+            steps = read_statuses(link)[1]["robot"].values["steps"]
+            wait_until(lambda: "room" in read_statuses(link)[1]["robot"].message)
+            learning.enter_context(LearnerProcess(sim, str(tmp_path), 1 << 30))
             wait_until(lambda: read_statuses(link)[1]["robot"].values["steps"] > steps + 100)
 
-    run_while(edge, fill)
-    with LearnerProcess(sim, str(tmp_path), 1 << 30):
+        run_while(edge, fill)  # which ends when all is in the outbox, for which there has to be room
         assert drain(str(tmp_path), seconds=30) == 0
     assert check_counts(stored(tmp_path)) == [*range(1, int(CountingRobot(tmp_path / "count").counts[0]) + 1)]
 
