@@ -65,8 +65,8 @@ def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] =
     installed = ", ".join(f"{name} {version}" for name, version in versions.items())
     n_episodes = sorted({result["n_episodes"] for result in results})
     note = (
-        "Default settings; minutes on a machine of two cores that other work kept busy too. FLOPs: medians over the seeds; kept: "
-        f"mean and least over the seeds, of {n_episodes[0]} to {n_episodes[-1]} held-out episodes each. {installed}."
+        "Default settings; minutes on a machine of two cores that other work kept busy too. FLOPs: medians over the seeds; "
+        f"kept: mean and least over the seeds, of {n_episodes[0]} to {n_episodes[-1]} held-out episodes each. {installed}."
     )
     return "\n".join([*lines, "", note])
 
