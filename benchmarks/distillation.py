@@ -14,11 +14,10 @@ from pathlib import Path
 import torch as th
 from distillation_tables import chosen_student
 from going_on import go_on, read
+from trained_agents import load_agent
 
 from sb3_asym.baselines import behavioural_cloning, gail
-from sb3_asym.deployment import load_model, load_statistics
 from sb3_asym.distillation import distill
-from sb3_asym.envs import find_vec_normalize
 
 OUTPUT = Path(__file__).parent / "results" / "distillation.json"
 
@@ -26,13 +25,11 @@ OUTPUT = Path(__file__).parent / "results" / "distillation.json"
 def run(path: Path, seed: int, method: str, sizes: list[list[int]] | None) -> dict:
     """One distillation, on one core."""
     th.set_num_threads(1)
-    model = load_model(path)
-    statistics = find_vec_normalize(path)
-    vec_normalize = None if statistics is None else load_statistics(model, statistics)
+    model, vec_normalize, env = load_agent(path)
     learn = {"dagger": distill, "bc": behavioural_cloning, "gail": gail}[method]
     report = learn(
         model,
-        path.stem.partition("_")[2],
+        env,
         sizes=sizes,
         vec_normalize=vec_normalize,
         int8=sizes is None and seed == 0,

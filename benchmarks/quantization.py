@@ -16,10 +16,11 @@ import torch as th
 from going_on import go_on
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
+from trained_agents import load_agent
 
-from sb3_asym.deployment import deployable, load_model, load_statistics
+from sb3_asym.deployment import deployable
 from sb3_asym.deployment.runners import ReferenceRunner
-from sb3_asym.envs import find_vec_normalize, make_env
+from sb3_asym.envs import make_env
 from sb3_asym.quantization import sweep
 from sb3_asym.quantization.ptq import calibration_observations
 
@@ -34,10 +35,7 @@ SEEDS_APART = 1000
 def run(path: Path, seed: int) -> dict:
     """One agent in all schemes, on one core."""
     th.set_num_threads(1)
-    model = load_model(path)
-    statistics = find_vec_normalize(path)
-    vec_normalize = None if statistics is None else load_statistics(model, statistics)
-    env = path.stem.partition("_")[2]
+    model, vec_normalize, env = load_agent(path)
     report = sweep(model, env, SCHEMES, vec_normalize=vec_normalize, seed=SEEDS_APART * seed)
     return {"agent": path.stem, **report.to_dict(), "seed": seed, "gap": decision_gap(model, vec_normalize, env)}
 

@@ -1,6 +1,5 @@
 """``sb3-asym actorq``."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from sb3_asym.actorq import ActorQ
 from sb3_asym.actorq.bench import CONTENDERS, bench_actors
 from sb3_asym.asym_sac import AsymSAC
-from sb3_asym.cli.common import Env, EnvKwargs, parse_env_kwargs, write_report
+from sb3_asym.cli.common import Env, EnvKwargs, parse_env_kwargs, parse_json_object, write_report
 from sb3_asym.envs import env_file_name, make_env, make_single_vec_env
 
 ALGORITHMS: dict[str, Any] = {"sac": SAC, "td3": TD3, "dqn": DQN, "asym_sac": AsymSAC}
@@ -47,7 +46,11 @@ def train(
     folder = output or Path("outputs") / "actorq" / env_file_name(env)
     own_env, log = make_single_vec_env(env, **kwargs), None if tensorboard is None else str(tensorboard)
     if model is None:
-        arguments = {"device": "cpu", "verbose": 1, **_parse_hyperparams(hyperparams)}
+        arguments = {
+            "device": "cpu",
+            "verbose": 1,
+            **parse_json_object(hyperparams, "--hyperparams", '{"learning_rate": 0.001}'),
+        }
         agent = ALGORITHMS[algo]("MlpPolicy", own_env, seed=seed, tensorboard_log=log, **arguments)
     else:
         agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log)
@@ -87,14 +90,3 @@ def bench(
         report = bench_actors(env, net_arch, rounds, steps, pull_every, make, bar.update)
     typer.echo(report)
     write_report(report, output)
-
-
-def _parse_hyperparams(text: str) -> dict[str, Any]:
-    """Arguments of an algorithm."""
-    try:
-        parsed = json.loads(text)
-    except json.JSONDecodeError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise ValueError(f"--hyperparams must be JSON such as '{{\"learning_rate\": 0.001}}', got {text!r}.")
-    return parsed

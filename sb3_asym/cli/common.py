@@ -122,12 +122,25 @@ def parse_env_kwargs(text: str) -> dict[str, Any]:
     :return: values by name
     :raises ValueError: if it is no JSON object
     """
+    return parse_json_object(text, "--env-kwargs", '{"frame_skip": 2}')
+
+
+def parse_json_object(text: str, option: str, example: str) -> dict[str, Any]:
+    """
+    An option that takes arguments by name.
+
+    :param text: JSON
+    :param option: name of the option
+    :param example: what it takes, for the message
+    :return: values by name
+    :raises ValueError: if it is no JSON object
+    """
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError:
         parsed = None
     if not isinstance(parsed, dict):
-        raise ValueError(f"--env-kwargs must be JSON such as '{{\"frame_skip\": 2}}', got {text!r}.")
+        raise ValueError(f"{option} must be JSON such as '{example}', got {text!r}.")
     return parsed
 
 
