@@ -10,7 +10,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import DQN, SAC, TD3
+from sb3_contrib import QRDQN, TQC
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_asym import AsymSAC
@@ -18,6 +19,9 @@ from sb3_asym import AsymSAC
 KWARGS: dict[str, Any] = dict(
     policy_kwargs={"net_arch": [16, 16]}, buffer_size=50_000, batch_size=32, learning_starts=20, device="cpu", seed=0
 )
+
+ALGORITHMS: dict[str, Any] = {c.__name__: c for c in (SAC, TD3, DDPG, DQN, TQC, QRDQN, AsymSAC)}
+TASKS = {name: "CartPole-v1" if "DQN" in name else "Pendulum-v1" for name in ALGORITHMS}
 
 
 class Trail(gym.Env):
@@ -47,15 +51,12 @@ class Trail(gym.Env):
 
 def make_model(algorithm: str, env: gym.Env | str | None = None, **kwargs: Any) -> Any:
     """A small model by the name of its algorithm."""
-    kwargs = {**deepcopy(KWARGS), **kwargs}
-    if algorithm == "DQN":
-        return DQN("MlpPolicy", env or "CartPole-v1", **kwargs)
-    env = env or "Pendulum-v1"
-    if algorithm == "TD3":
-        return TD3("MlpPolicy", env, action_noise=NormalActionNoise(np.zeros(1), 0.1 * np.ones(1)), **kwargs)
-    return {"SAC": SAC, "AsymSAC": AsymSAC}[algorithm]("MlpPolicy", env, **kwargs)
+    kwargs = {"policy": "MlpPolicy", "env": env or TASKS[algorithm], **deepcopy(KWARGS), **kwargs}
+    if algorithm in ("TD3", "DDPG"):
+        kwargs["action_noise"] = NormalActionNoise(np.zeros(1), 0.1 * np.ones(1))
+    return ALGORITHMS[algorithm](**kwargs)
 
 
 def env_fn(algorithm: str) -> Any:
     """The function that makes the env of an algorithm's actors."""
-    return partial(gym.make, "CartPole-v1" if algorithm == "DQN" else "Pendulum-v1")
+    return partial(gym.make, TASKS[algorithm])

@@ -26,12 +26,14 @@ class CountingRobot(gym.Env):
     Observes how many steps were made on it, by all processes since it was built.
 
     :param path: file with the count
+    :param length: steps of an episode
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
     action_space = spaces.Box(-2.0, 2.0, (1,))
 
-    def __init__(self, path):
+    def __init__(self, path, length=EPISODE):
+        self.length = length
         if not path.exists():
             path.write_bytes(bytes(16))
         with open(path, "r+b") as file:
@@ -51,7 +53,7 @@ class CountingRobot(gym.Env):
         observation = self._observation()
         if self.counts[0] == self.bad_step:
             observation[1] = np.nan
-        return observation, float(self.counts[0] % 1000), False, self.steps >= EPISODE, {}
+        return observation, float(self.counts[0] % 1000), False, self.steps >= self.length, {}
 
     def safe_stop(self):
         self.counts[1] += 1
@@ -132,10 +134,10 @@ def run_while(edge, function, **kwargs):
     return report
 
 
-def edge_for(tmp_path, **kwargs):
+def edge_for(tmp_path, robot=CountingRobot, **kwargs):
     """An edge for a counting robot."""
     arguments = dict(hz=0, priority=0, kernel="torch", seed=0)
-    return EdgeRunner(partial(CountingRobot, tmp_path / "count"), str(tmp_path), **{**arguments, **kwargs})
+    return EdgeRunner(partial(robot, tmp_path / "count"), str(tmp_path), **{**arguments, **kwargs})
 
 
 def stored(tmp_path, algorithm="SAC", env_class=CountingRobot):

@@ -1,5 +1,6 @@
 """The learner: the model's own training loop, to which actors bring the transitions."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,7 +192,7 @@ class Learner:
         n = min(buffer.size(), N_RANGE_OBSERVATIONS)
         rows = (buffer.pos - 1 - np.arange(n)) % buffer.buffer_size
         parts = [buffer.observations[part.name] if agent.is_dict else buffer.observations for part in agent.observations]
-        return np.concatenate([part[rows].reshape(n, -1) for part in parts], axis=1).astype(np.float32)
+        return np.concatenate([part[rows].reshape(n, math.prod(part.shape[1:])) for part in parts], axis=1).astype(np.float32)
 
     def ends_unit(self, record: np.void) -> bool:
         """

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from stable_baselines3 import DQN, SAC, TD3
+from gymnasium import spaces
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.cli.common import Env, EnvKwargs, parse_env_kwargs, parse_json_object, write_report
 from sb3_asym.envs import env_file_name, make_env, make_single_vec_env
 
-ALGORITHMS: dict[str, Any] = {"sac": SAC, "td3": TD3, "dqn": DQN, "asym_sac": AsymSAC}
+ALGORITHMS: dict[str, Any] = {"sac": SAC, "td3": TD3, "ddpg": DDPG, "dqn": DQN, "asym_sac": AsymSAC}
 
 actorq_app = typer.Typer(
     help="Learn with actors that run a quantized policy, and measure such actors.", no_args_is_help=True, add_completion=False
@@ -25,7 +26,7 @@ actorq_app = typer.Typer(
 @actorq_app.command()
 def train(
     env: Env,
-    algo: Annotated[Literal["sac", "td3", "dqn", "asym_sac"], typer.Option(help="Algorithm of the learner.")] = "sac",
+    algo: Annotated[Literal["sac", "td3", "ddpg", "dqn", "asym_sac"], typer.Option(help="Algorithm of the learner.")] = "sac",
     steps: Annotated[int, typer.Option("--steps", "-n", help="Env steps, over all actors.")] = 100_000,
     actors: Annotated[int, typer.Option(help="Number of actors.")] = 4,
     precision: Annotated[Literal["int8", "fp16", "fp32"], typer.Option(help="Precision of the actors.")] = "int8",
@@ -51,7 +52,8 @@ def train(
             "verbose": 1,
             **parse_json_object(hyperparams, "--hyperparams", '{"learning_rate": 0.001}'),
         }
-        agent = ALGORITHMS[algo]("MlpPolicy", own_env, seed=seed, tensorboard_log=log, **arguments)
+        policy = "MultiInputPolicy" if isinstance(own_env.observation_space, spaces.Dict) else "MlpPolicy"
+        agent = ALGORITHMS[algo](policy, own_env, seed=seed, tensorboard_log=log, **arguments)
     else:
         agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log)
     runner = ActorQ(agent, partial(make_env, env, **kwargs), actors, precision, pull_every, engine)

@@ -132,10 +132,11 @@ class Courier:
         self._refused = b""
         self._last_count = time.monotonic(), float(self.state["steps"])
         self._message = ""
+        self._has_no_room = False
 
     def run(self, is_alone: Callable[[], bool] = lambda: False) -> None:
         """
-        Move until control has ended and all of its transitions are in the outbox.
+        Move until control has ended and all of its transitions are in the outbox, or no more fit in.
 
         :param is_alone: function that tells whether the process that started this one has died
         """
@@ -143,7 +144,7 @@ class Courier:
             is_last = bool(self.state["control_gone"]) or is_alone()
             moved = self.store(is_last)
             self.visit_link()
-            if is_last and not moved and len(self.ring) == 0:
+            if is_last and not moved and (len(self.ring) == 0 or self._has_no_room):
                 break
             if not moved:
                 time.sleep(POLL)
@@ -171,8 +172,9 @@ class Courier:
             self.outbox.append(_transitions(batch, self.ring.tail))
         except OutboxFull as error:
             self._say(str(error))
-            self.state["outbox_full"] = 1
+            self.state["outbox_full"] = self._has_no_room = True
             return False
+        self._has_no_room = False
         agent = self.plan.form.weights.agent
         for record in batch:
             self.ring.pop()

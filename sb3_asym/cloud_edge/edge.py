@@ -247,7 +247,10 @@ class EdgeRunner:
         outbox = Outbox(self._address.outbox, self._address.robot, None)
         report = EdgeReport.of(state, plan, time.time() - started, dict(self.n_restarts), outbox.n_batches)
         outbox.close()
-        if len(plan.open_ring().ring) == 0:
+        n_left = len(plan.open_ring().ring)
+        if n_left:
+            self._say(f"{n_left} transitions stay in {plan.ring_path}, in memory, for the next run: the outbox has no room.")
+        else:
             plan.ring_path.unlink(missing_ok=True)
         return report
 

@@ -8,8 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from actorq_cases import Trail, env_fn, make_model
-from stable_baselines3 import SAC
+from actorq_cases import ALGORITHMS, Trail, env_fn, make_model
+from envs import GoalChainEnv
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
@@ -37,11 +38,11 @@ class Infos(BaseCallback):
         return True
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("algorithm", ["SAC", "TD3", "DQN", "AsymSAC"])
 def test_learns(algorithm: str, engine: str) -> None:
-    if engine == "ray" and algorithm == "TD3":
-        pytest.skip("SAC's way, with less in it")
+    if engine == "ray" and algorithm not in ("SAC", "DQN", "AsymSAC"):
+        pytest.skip("differs from these in the learner alone")
     model = make_model(algorithm)
     infos = Infos()
     actors = ActorQ(model, env_fn(algorithm), n_actors=2, pull_every=20, engine=engine)
@@ -94,6 +95,23 @@ def test_rows_that_belong_together_are_of_one_actor(n_steps: int) -> None:
     assert (buffer.dones[:400, 0] == ends).all()
     changes = np.flatnonzero(np.diff(episodes)) + 1
     assert (len(changes) <= 400 / 50 + 2) == (n_steps > 1)
+
+
+@pytest.mark.parametrize("algorithm", ["SAC", "AsymSAC"])
+def test_hindsight_goals(algorithm: str) -> None:
+    kwargs = dict(policy="MultiInputPolicy", replay_buffer_class=HerReplayBuffer, buffer_size=1000)
+    model: Any = make_model(algorithm, GoalChainEnv(), **kwargs)
+    env_fns = [partial(GoalChainEnv, goal=goal, length=length) for goal, length in ((5, 7), (6, 9))]
+    ActorQ(model, env_fns, pull_every=20).learn(300)
+    memory = model.replay_buffer
+    goals = memory.observations["desired_goal"]
+    goes_on = memory.dones[: model.num_timesteps - 1, 0] == 0
+    for before, after in zip(np.flatnonzero(goes_on), np.flatnonzero(goes_on) + 1, strict=True):
+        assert (goals[after] == goals[before]).all()
+        for name, observation in memory.next_observations.items():
+            np.testing.assert_array_equal(memory.observations[name][after], observation[before])
+    assert set(goals[:300].flatten()) == {5, 6}
+    assert model._n_updates > 200
 
 
 def test_normalization_counts_as_without_actors() -> None:

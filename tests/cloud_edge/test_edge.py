@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -168,23 +168,25 @@ def test_exploration_is_the_algorithms(tmp_path, algorithm):
     assert np.std(actions - means) == pytest.approx(spread, rel=0.3)
 
 
-def test_outbox_full(tmp_path, sim):
-    """No new episode starts while nobody takes what is there; nothing is dropped."""
+def test_outbox_full(tmp_path, sim, capfd):
+    """No new episode starts while nobody takes what is there; an edge that ends then leaves the rest to the next."""
     CloudLearner.load(sim, str(tmp_path))._push()
-    edge, link = edge_for(tmp_path, outbox_bytes=1 << 16), learner_link(str(tmp_path))
+    small, link = dict(outbox_bytes=1 << 16), learner_link(str(tmp_path))
+    edge = edge_for(tmp_path, partial(CountingRobot, length=4000), **small)  # more than there is room for
 
-    with ExitStack() as learning:
+    def fill():
+        wait_until(lambda: read_statuses(link)[1].get("robot") and read_statuses(link)[1]["robot"].outbox_full)
+        wait_until(lambda: "wait to be sent" in read_statuses(link)[1]["robot"].message)
 
-        def fill():
-            wait_until(lambda: read_statuses(link)[1].get("robot") and read_statuses(link)[1]["robot"].outbox_full)
-            steps = read_statuses(link)[1]["robot"].values["steps"]
-            wait_until(lambda: "room" in read_statuses(link)[1]["robot"].message)
-            learning.enter_context(LearnerProcess(sim, str(tmp_path), 1 << 30))
-            wait_until(lambda: read_statuses(link)[1]["robot"].values["steps"] > steps + 100)
-
-        run_while(edge, fill)  # which ends when all is in the outbox, for which there has to be room
+    first = run_while(edge, fill)
+    told = capfd.readouterr().out
+    assert "no new episode starts" in told
+    assert "for the next run: the outbox has no room" in told
+    with LearnerProcess(sim, str(tmp_path), 1 << 30):
+        second = edge_for(tmp_path, **small).run(total_steps=100)
         assert drain(str(tmp_path), seconds=30) == 0
-    assert check_counts(stored(tmp_path)) == [*range(1, int(CountingRobot(tmp_path / "count").counts[0]) + 1)]
+    assert "of a former run are still in the ring" in capfd.readouterr().out
+    assert check_counts(stored(tmp_path)) == [*range(1, first.steps + second.steps + 1)]
 
 
 def test_an_edge_starts_with_its_last_policy_while_the_cloud_is_away(tmp_path, sim):
