@@ -13,6 +13,9 @@ NAMES = {
     ("onnx", "fp32"): "ONNX Runtime, fp32",
     ("torch", "fp32"): "torch, fp32",
 }
+PRECISIONS = ("int8", "fp32")
+GOAL, SMOOTHED = -300, 3
+"""The return that is to be reached, as a mean over so many evaluations in a row."""
 
 
 def medians(bench: dict[str, Any]) -> dict[str, float]:
@@ -48,17 +51,58 @@ def actors_table(result: dict[str, Any]) -> str:
 
 def learning_table(result: dict[str, Any]) -> str:
     """Markdown: time to the goal with int8 and fp32 actors."""
-    lines = ["| actors | seeds | seconds to the goal | env steps per second | best return |", "|---|---|---|---|---|"]
-    for precision in ("int8", "fp32"):
+    lines = [
+        "| actors | env steps per second, by seed | seconds to the goal | env steps to the goal | last five evaluations |",
+        "|---|---|---|---|---|",
+    ]
+    speeds, times = {}, {}
+    for precision in PRECISIONS:
         runs = [run for run in result["learning"] if run["precision"] == precision]
-        if not runs:
-            continue
-        seconds = [run["seconds_to_goal"] for run in runs]
-        reached = ", ".join("not reached" if s is None else f"{s:,.0f}" for s in seconds)
-        speed = np.mean([run["steps_per_second"] for run in runs])
-        best = np.mean([max(reward for _, _, reward in run["curve"]) for run in runs])
-        lines.append(f"| {precision} | {len(runs)} | {reached} | {speed:,.0f} | {best:,.0f} |")
-    return "\n".join(lines)
+        speeds[precision] = [run["curve"][-1][0] / run["curve"][-1][1] for run in runs]
+        reached = [goal_reached(run) for run in runs]
+        times[precision] = [seconds for _, seconds in reached]
+        last = [np.mean([reward for *_, reward in run["curve"][-5:]]) for run in runs]
+        cells = [
+            precision,
+            ", ".join(f"{speed:,.0f}" for speed in speeds[precision]),
+            ", ".join(f"{seconds:,.0f}" for seconds in times[precision]),
+            ", ".join(f"{steps:,.0f}" for steps, _ in reached),
+            ", ".join(f"{reward:,.0f}" for reward in last),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    speed = np.median(speeds["int8"]) / np.median(speeds["fp32"])
+    time = np.median(times["fp32"]) / np.median(times["int8"])
+    note = (
+        f"Pendulum-v1, TD3 whose actor has three layers of 2048 units; the goal is a return of {GOAL} over {SMOOTHED} "
+        "evaluations of the actors' own policy in a row, 10 episodes each. Int8 ÷ fp32, medians over the seeds: env steps per "
+        f"second {speed:.2f}, seconds to the goal 1 ÷ {time:.2f}. The time of learning alone, one run after the other, on two "
+        "cores whose rest other processes used."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def goal_reached(run: dict[str, Any]) -> tuple[float, float]:
+    """Env steps and seconds after which the mean of some evaluations in a row reached the goal; infinite where it did not."""
+    rewards = np.array([reward for *_, reward in run["curve"]])
+    smooth = np.convolve(rewards, np.ones(SMOOTHED) / SMOOTHED, "valid")
+    found = np.flatnonzero(smooth >= GOAL)
+    return tuple(run["curve"][found[0] + SMOOTHED - 1][:2]) if len(found) else (np.inf, np.inf)
+
+
+def learning_picture(result: dict[str, Any], path: Path) -> None:
+    """Returns against env steps and against time, a line for each seed."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, column, name in zip(figure.subplots(1, 2, sharey=True), (0, 1), ("env steps", "seconds"), strict=True):
+        for precision, color in zip(PRECISIONS, ("tab:red", "tab:blue"), strict=True):
+            for run in (run for run in result["learning"] if run["precision"] == precision):
+                curve = np.array(run["curve"])
+                axes.plot(curve[:, column], curve[:, 2], color=color, alpha=0.6, label=f"{precision}, seed {run['seed']}")
+        axes.axhline(GOAL, linestyle=":", color="gray")
+        axes.set(xlabel=name)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(ylabel="return")
+    figure.axes[1].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def faults_table(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from actorq_tables import actors_picture, actors_table, faults_table, learning_table
+from actorq_tables import actors_picture, actors_table, faults_table, learning_picture, learning_table
 from cloud_edge_run_tables import cloud_edge_tables
 from cloud_edge_tables import link_table
 from distillation_tables import distillation_picture, distillation_tables
@@ -352,11 +352,12 @@ def deployment_picture(result: dict[str, Any], path: Path) -> None:
 
 
 def actorq_tables() -> dict[str, str]:
-    """Tables of ActorQ, whose picture is drawn."""
+    """Tables of ActorQ, whose pictures are drawn."""
     tables = {}
     if (RESULTS / "actorq.json").exists():
         result = json.loads((RESULTS / "actorq.json").read_text())
         actors_picture(result, RESULTS / "actorq.png")
+        learning_picture(result, RESULTS / "actorq_learning.png")
         tables = {"actorq, actors": actors_table(result), "actorq, learning": learning_table(result)}
     if (RESULTS / "actorq_faults.json").exists():
         tables["actorq, faults"] = faults_table(json.loads((RESULTS / "actorq_faults.json").read_text()))
