@@ -134,10 +134,10 @@ def run_while(edge, function, **kwargs):
     return report
 
 
-def edge_for(tmp_path, robot=CountingRobot, **kwargs):
-    """An edge for a counting robot."""
+def edge_for(tmp_path, robot=CountingRobot, url=None, **kwargs):
+    """An edge for a counting robot, on one machine where no other link is named."""
     arguments = dict(hz=0, priority=0, kernel="torch", seed=0)
-    return EdgeRunner(partial(robot, tmp_path / "count"), str(tmp_path), **{**arguments, **kwargs})
+    return EdgeRunner(partial(robot, tmp_path / "count"), url or str(tmp_path), **{**arguments, **kwargs})
 
 
 def stored(tmp_path, algorithm="SAC", env_class=CountingRobot):

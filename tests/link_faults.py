@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from gymnasium import spaces
 
 from sb3_asym.cloud_edge.layout import Layout
@@ -20,6 +21,7 @@ from sb3_asym.cloud_edge.transitions import Transitions
 LAYOUT = Layout.of(spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Box(-1, 1, (1,)))
 EPISODE = 7
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
+needs_server = pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server: apt-get install redis-server")
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     ["sb3_asym.cloud_edge.redis_link", "sb3_asym.cloud_edge.embedded", "sb3_asym.cloud_edge.outbox"]

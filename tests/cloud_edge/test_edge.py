@@ -4,10 +4,13 @@ import os
 import signal
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from cloud_cases import CountingRobot, LearnerProcess, check_counts, edge_for, make_model, run_while, stored, wait_until
-from stable_baselines3 import DDPG, SAC, TD3
+from envs import GoalChainEnv
+from link_faults import Broker, needs_server, wait_for
+from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 
 from sb3_asym import AsymSAC
 from sb3_asym.cloud_edge import CloudLearner, EdgeRunner, drain
@@ -28,9 +31,21 @@ def kill(edge, name):
     os.kill(edge.pids[name], signal.SIGKILL)
 
 
-def test_all_transitions_arrive_once_and_policies_are_swapped(tmp_path, sim):
-    with LearnerProcess(sim, str(tmp_path), N) as learner:
-        report = edge_for(tmp_path, kernel="c").run(total_steps=N)
+@pytest.fixture(params=["embedded", pytest.param("broker", marks=needs_server)])
+def url(request, tmp_path, monkeypatch):
+    """Address of a link."""
+    if request.param == "embedded":
+        yield str(tmp_path)
+        return
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with Broker(tmp_path / "broker") as broker:
+        wait_for(learner_link(broker.url))
+        yield broker.url
+
+
+def test_all_transitions_arrive_once_and_policies_are_swapped(tmp_path, sim, url):
+    with LearnerProcess(sim, url, N, folder=tmp_path / "cloud") as learner:
+        report = edge_for(tmp_path, url=url, kernel="c").run(total_steps=N)
         learner.wait()
     assert report.steps == N
     assert report.kernel == "c"
@@ -41,7 +56,7 @@ def test_all_transitions_arrive_once_and_policies_are_swapped(tmp_path, sim):
     assert (np.diff(versions) >= 0).all()
     assert len(np.unique(versions)) > 1
     assert not (tmp_path / "robots" / "robot" / "outbox.sqlite-journal").exists()
-    assert drain(str(tmp_path), seconds=0) == 0 or drain(str(tmp_path), seconds=10) == 0
+    assert drain(url, seconds=0) == 0 or drain(url, seconds=10) == 0
 
 
 def test_kills(tmp_path, sim):
@@ -166,6 +181,53 @@ def test_exploration_is_the_algorithms(tmp_path, algorithm):
     samples, _ = model.predict(observations, deterministic=False)
     spread = np.std(samples - means) if algorithm is SAC else 0.1 * 2
     assert np.std(actions - means) == pytest.approx(spread, rel=0.3)
+
+
+@pytest.mark.parametrize(("precision", "kernel", "error"), [("fp32", "onnx", 1e-5), ("int8", "c", 0.1), ("int8", "onnx", 0.1)])
+def test_forms_of_the_policy(tmp_path, precision, kernel, error):
+    """Ranges of int8 come from the robot's own observations, so they are there from the second policy on."""
+    model = make_model(tmp_path / "sim.zip", gym.make("Pendulum-v1"))
+    learner = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path))
+    learner._push()
+    settings = dict(hz=0, priority=0, precision=precision, kernel=kernel, deterministic=True, seed=0)
+    edge = EdgeRunner(partial(gym.make, "Pendulum-v1"), str(tmp_path), **settings)
+
+    def push():
+        def robot():
+            return read_statuses(learner.link)[1]["robot"]
+
+        wait_until(lambda: "robot" in read_statuses(learner.link)[1] and robot().values["steps"] >= 400)
+        learner._push()
+        first = robot().policy_version
+        wait_until(lambda: robot().policy_version > first)
+        steps = robot().values["steps"]
+        wait_until(lambda: robot().values["steps"] > steps + 400)
+
+    run_while(edge, push)
+    batches = [batch.transitions for batch in learner.reader.read()]
+    observations, actions, versions = (
+        np.concatenate(parts)
+        for parts in zip(*((b.observations["observation"], b.actions, b.policy_versions) for b in batches), strict=True)
+    )
+    newest = versions == versions.max()
+    assert 400 < newest.sum() < len(versions)
+    expected, _ = model.predict(observations[newest], deterministic=True)
+    assert np.abs(actions[newest] - expected).max() < error
+
+
+def test_hindsight_goals(tmp_path):
+    her = dict(replay_buffer_class=HerReplayBuffer, buffer_size=10_000, learning_starts=0, batch_size=16)
+    SAC("MultiInputPolicy", GoalChainEnv(), policy_kwargs=dict(net_arch=[8]), **her).save(tmp_path / "sim.zip")
+    with LearnerProcess(tmp_path / "sim.zip", str(tmp_path), 300, env=GoalChainEnv()) as process:
+        edge_for(tmp_path, lambda _: GoalChainEnv()).run(total_steps=300)
+        process.wait()
+    learner = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path), env=GoalChainEnv())
+    assert learner.trainer.trained_steps > 0
+    samples = learner.trainer.memory.sample(200)
+    goals = samples.next_observations["desired_goal"]
+    assert {5.0} < set(goals.flatten().tolist())
+    distances = (samples.next_observations["achieved_goal"] - goals).abs()
+    np.testing.assert_allclose(samples.rewards, -distances)
 
 
 def test_outbox_full(tmp_path, sim, capfd):

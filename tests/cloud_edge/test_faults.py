@@ -1,9 +1,7 @@
 """Processes are killed at any moment, and every transition arrives once."""
 
 import pytest
-from link_faults import SERVER, Broker, Learner, Sender
-
-needs_server = pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server: apt-get install redis-server")
+from link_faults import Broker, Learner, Sender, needs_server
 
 
 def run(url, path, n_transitions, n_kills, *others):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import redis
 from frame_fuzz import LAYOUT, valid_frames
-from link_faults import SERVER, Broker, Learner, numbered, wait_for
+from link_faults import Broker, Learner, needs_server, numbered, wait_for
 
 from sb3_asym.cloud_edge.broker import write_broker
 from sb3_asym.cloud_edge.emulation import EmulatedLink
@@ -17,8 +17,6 @@ from sb3_asym.cloud_edge.outbox import Outbox
 from sb3_asym.cloud_edge.policy_frames import decode_policy
 from sb3_asym.cloud_edge.reader import Reader
 from sb3_asym.cloud_edge.redis_link import RedisRobotLink
-
-needs_server = pytest.mark.skipif(SERVER is None, reason="needs redis-server or valkey-server: apt-get install redis-server")
 
 
 @pytest.fixture(scope="module")
