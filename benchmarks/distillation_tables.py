@@ -13,6 +13,7 @@ from sb3_asym.distillation.choice import switching_gain
 from sb3_asym.distillation.report import surely_kept
 
 KEEP = (0.95, 0.98)
+BUDGETS = (0.05, 0.08, 0.1, 0.25)
 TIE = 0.002
 
 
@@ -69,6 +70,26 @@ def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] =
         f"kept: mean and least over the seeds, of {n_episodes[0]} to {n_episodes[-1]} held-out episodes each. {installed}."
     )
     return "\n".join([*lines, "", note])
+
+
+def budget_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: the best student of at most some shares of a teacher's FLOPs, by other episodes than those reported."""
+    lines = [
+        f"| teacher | {' | '.join(f'at most {share:.0%}: kept' for share in BUDGETS)} |",
+        "|---" * (len(BUDGETS) + 1) + "|",
+    ]
+    for name, runs in by_agent(results, "dagger").items():
+        cells = [name.replace("_", " ")]
+        for share in BUDGETS:
+            kept = []
+            for run in runs:
+                (teacher,) = of_kind(run, "teacher")
+                budget = share * teacher["flops_per_inference"]
+                within = [student for student in of_kind(run, "student") if student["flops_per_inference"] <= budget]
+                kept.append(max(within, key=lambda student: student["selection_reward"])["kept"])
+            cells.append(mean_and_least(kept))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def switching_table(results: list[dict[str, Any]]) -> str:
@@ -142,6 +163,7 @@ def distillation_tables(results: list[dict[str, Any]]) -> dict[str, str]:
     tables = {
         "": distillation_table,
         ", short": short,
+        ", budgets": budget_table,
         ", methods": methods_table,
         ", int8": int8_table,
         ", switching": switching_table,
