@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from sb3_asym import AsymSAC
 
 THREE = dict(sub_net_archs=dict(small=[4], medium=[8], large=[16]), master_net_arch=[8])
-CRITICS = pytest.mark.parametrize("critic", ["shared", "separate"])
+CRITICS = pytest.mark.parametrize("critic", ["shared", "separate", "option"])
 
 
 def weights_of(model):

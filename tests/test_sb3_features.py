@@ -24,7 +24,7 @@ from sb3_asym.options import NO_OPTION
 from sb3_asym.policies import MlpPolicy
 
 TINY = dict(sub_net_archs=dict(small=[4], large=[16]), master_net_arch=[8])
-CRITICS = pytest.mark.parametrize("critic", ["shared", "separate"])
+CRITICS = pytest.mark.parametrize("critic", ["shared", "separate", "option"])
 
 
 class SampleEnv(gym.Env):
