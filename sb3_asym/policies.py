@@ -41,7 +41,8 @@ class AsymSACPolicy(SACPolicy):
     :param sub_net_archs: hidden layers of each sub-policy by its name, cheapest first
     :param critic_net_arch: hidden layers of the critic; for separate critics also a mapping by the names of the sub-policies.
         By default those of the largest sub-policy for a shared critic, and of the critic's own sub-policy for separate ones.
-    :param master_net_arch: hidden layers of the master's q-network
+    :param master_net_arch: hidden layers of the master's q-network; by default [32, 32], and those of the smallest sub-policy
+        where the master is fitted to a critic of options
     :param option_length: env steps for which an option is held
     :param critic_kind: "shared" (one critic for the whole agent), "separate" (one for each sub-policy) or "option" (one for
         the whole agent, whose actions have the option in force behind them, one-hot)
@@ -73,7 +74,9 @@ class AsymSACPolicy(SACPolicy):
         self.option_names = tuple(self.sub_net_archs)
         critic_net_arch = critic_arch if critic_net_arch is None else critic_net_arch
         self.critic_net_archs = parse_critic_net_archs(self.sub_net_archs, critic_net_arch, critic_kind)
-        self.master_net_arch = [32, 32] if master_net_arch is None else master_net_arch
+        of_smallest = self.sub_net_archs[self.option_names[0]]
+        master_default = of_smallest if critic_kind == "option" else [32, 32]
+        self.master_net_arch = master_default if master_net_arch is None else master_net_arch
         self.option_length = option_length
         self.critic_kind = critic_kind
         super().__init__(

@@ -11,7 +11,12 @@ UPDATES_WORTH_COMPILING = 10_000
 
 
 def choose_update(
-    agent: Agent, batch: Batch | OptionBatch, master_batch_size: int, fast_update: bool | None, updates_ahead: float, verbose: int
+    agent: Agent,
+    batch: Batch | OptionBatch,
+    master_batch_size: int,
+    fast_update: bool | None,
+    updates_ahead: float,
+    verbose: int,
 ) -> PlainUpdate | CompiledUpdate:
     """
     The compiled update where it is wanted and can be had, else the plain one.

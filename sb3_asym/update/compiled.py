@@ -112,7 +112,9 @@ class CompiledUpdate:
         policy = self.agent.policy
         return (policy.n_options, 2, len(batch.actions), get_action_dim(policy.action_space))
 
-    def _arguments(self, batch: Batch | OptionBatch, update_targets: bool, noise: th.Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def _arguments(
+        self, batch: Batch | OptionBatch, update_targets: bool, noise: th.Tensor
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Inputs and state of ``_update``."""
         agent = self.agent
         learning_rate = agent.policy.actor.optimizer.param_groups[0]["lr"]
@@ -187,7 +189,9 @@ class CompiledUpdate:
             values = th.cat([least(of_option) for of_option in q_values], dim=1)
             return th.stack(losses).sum(), (th.stack(losses), th.stack([log_prob for _, log_prob in samples]), values)
 
-        gradient, (actor_losses, log_probs, values) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
+        gradient, (actor_losses, log_probs, values) = th.func.grad(actor_objective, has_aux=True)(
+            self.actors.layers(actors[0])
+        )
         valid = valid & th.isfinite(actor_losses).all()
         new_actors = adam(valid, actors, concatenate(gradient), lr, self.betas, self.eps)
 

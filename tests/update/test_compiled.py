@@ -48,7 +48,13 @@ def make_pair(make_agent):
         # Wider than a panel of our own matrix products is deep.
         dict(policy_kwargs=dict(sub_net_archs=dict(small=[8], large=[320, 320])), critic="separate"),
     ],
-    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "critic of options", "Dict, tanh, three critics", "large"],
+    ids=[
+        "shared critic, learned entropy",
+        "separate critics, fixed entropy, n-step",
+        "critic of options",
+        "Dict, tanh, three critics",
+        "large",
+    ],
 )
 def test_one_step_equals_the_plain_one(make_pair, kwargs):
     agents, updates = make_pair(**kwargs)
