@@ -275,6 +275,9 @@ class AsymSAC(SAC):
             with stop_where_not_finite(self):
                 steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
+        if self.critic_kind == "option":
+            self.master._n_updates += gradient_steps
+            self.logger.record("master/n_updates", self.master._n_updates, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
             values = np.mean([step[key] for step in steps], axis=0) if len(steps) > 1 else steps[0][key]

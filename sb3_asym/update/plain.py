@@ -67,9 +67,11 @@ class PlainUpdate:
         self._minimize(actor_losses, [actor.optimizer for actor in policy.actors], "actor")
         master_losses = []
         if isinstance(batch, OptionBatch):
+            policy.master.set_training_mode(True)
             values = th.stack([least(of_option) for of_option in q_values], dim=1).squeeze(2).detach()
             master_losses.append(advantage_loss(policy.master.q_net(batch.observations), values))
             self._minimize(master_losses, [policy.master.optimizer], "master")
+            policy.master.set_training_mode(False)
         if update_targets:
             polyak_update(policy.critics.parameters(), policy.critic_targets.parameters(), agent.tau)
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
