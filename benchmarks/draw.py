@@ -109,7 +109,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     plane, curves = figure.subplots(1, 2)
     for run, rows in by_run(result).items():
         flops, returns = ([row[key] for row in rows] for key in ("flops_per_inference", "mean_reward"))
-        marker = {"sac": "s", "shared": "o", "separate": "^"}[run.split("_")[0]]
+        marker = {"sac": "s", "shared": "o", "separate": "^", "option": "D"}[run.split("_")[0]]
         plane.errorbar(
             np.mean(flops), np.mean(returns), np.std(returns), np.std(flops), fmt=marker, capsize=2, label=label(run)
         )
@@ -150,17 +150,6 @@ def overhead_table(result: dict[str, Any]) -> str:
         shared, separate = (result[key][f"{critic}, {update}"] for critic in ("shared", "separate"))
         lines.append(f"| {name} | {shared:.2f} | {separate:.2f} |")
     return "\n".join(lines)
-
-
-def critic_target_table(result: dict[str, Any]) -> str:
-    """Markdown: what the shared critic's target takes at s'."""
-    lines = ["| at s' acts | return | use of large |", "|---|---|---|"]
-    for target, name in (("choice", "the master's choice"), ("in force", "the option in force, else the master's choice")):
-        rows = [row for row in result["rows"] if row["target"] == target]
-        uses = [100 * row["option_use"]["large"] for row in rows]
-        lines.append(f"| {name} | {spread([row['mean_reward'] for row in rows], '.1f')} | {spread(uses)}\u00a0% |")
-    note = f"Pendulum-v1, λ = 0.3, {result['timesteps']:,} steps; mean ± standard deviation over {len(rows)} seeds."
-    return "\n".join([*lines, "", note])
 
 
 def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tuple[int, ...]) -> str:
@@ -377,7 +366,7 @@ def main() -> None:
         speed_picture(result, path.with_suffix(".png"))
         tables[f"{path.stem}, short"] = speed_table(result, n_envs=(1,), n_options=(2,))
         tables[path.stem] = speed_table(result, n_envs=(1, 8), n_options=(2, 3, 4))
-    for name, make in (("demo", demo_table), ("overhead", overhead_table), ("critic_target", critic_target_table)):
+    for name, make in (("demo", demo_table), ("overhead", overhead_table)):
         tables[name] = make(json.loads((RESULTS / f"{name}.json").read_text()))
     if (RESULTS / "deployment.json").exists():
         result = json.loads((RESULTS / "deployment.json").read_text())

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import sb3_asym
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.costs import actor_cost
+from sb3_asym.sub_policies import CRITICS
 
 ROOT = Path(__file__).parent
 MODELS = ROOT.parent / "outputs" / "returns"
@@ -40,6 +41,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "large": [64, 64],
         "shared": (0.03, 0.1, 0.3),
         "separate": (0.03, 0.1, 0.3),
+        "option": (0.03, 0.1, 0.3),
         "sac": {"learning_rate": 1e-3, "learning_starts": 100},
     },
     "HalfCheetah-v5": {
@@ -49,6 +51,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "large": [128, 128],
         "shared": (0.1, 0.5, 1.0, 2.0),
         "separate": (0.5,),
+        "option": (0.1, 0.5, 1.0, 2.0),
         "sac": {"learning_starts": 10_000},
     },
 }
@@ -72,7 +75,7 @@ class LearningCurve(BaseCallback):
 
 def runs(task: str) -> list[str]:
     """Labels of the runs of one seed."""
-    asymmetric = [f"{critic}_{cost_coef:g}" for critic in ("shared", "separate") for cost_coef in TASKS[task][critic]]
+    asymmetric = [f"{critic}_{cost_coef:g}" for critic in CRITICS for cost_coef in TASKS[task][critic]]
     return ["sac_large", "sac_small_large_critic", "sac_small", *asymmetric]
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, HerReplayBuffer, sac
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -20,12 +20,13 @@ from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
-from sb3_asym.master import MASTER_ARGUMENTS, MasterDQN
+from sb3_asym.master import FITTED_MASTER_ARGUMENTS, MASTER_ARGUMENTS, MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_asym.update.choice import choose_update, plain_update
 from sb3_asym.update.compiled import CompiledUpdate
 from sb3_asym.update.graph import CompiledUpdateUnavailable
+from sb3_asym.update.option_batch import OptionBatch, draw_options
 from sb3_asym.update.plain import PlainUpdate
 
 STOCK_POLICIES = {sac.MlpPolicy: MlpPolicy, sac.CnnPolicy: CnnPolicy, sac.MultiInputPolicy: MultiInputPolicy}
@@ -52,8 +53,9 @@ class AsymSAC(SAC):
     :param option_length: env steps for which the master's choice is held, at least 1
     :param cost_coef: λ, a number or a schedule of training progress: the return per env step that the most expensive
         sub-policy must be worth; the others pay in proportion to their FLOPs
-    :param critic: "shared", one critic values the agent that is deployed, or "separate", the paper's: each sub-policy
-        is a SAC of its own
+    :param critic: "shared", one critic values the agent that is deployed, "separate", the paper's: each sub-policy
+        is a SAC of its own, or "option", one critic that knows the option in force and pays its cost, to which the master
+        is fitted; ``master_kwargs`` are then ``learning_rate`` and the schedule of exploration alone
     :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``sb3_asym.master.MASTER_ARGUMENTS``).
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
         ``train_freq`` and ``target_update_interval`` are one step, ``exploration_final_eps`` is 0.2: what a sub-policy is
@@ -96,9 +98,12 @@ class AsymSAC(SAC):
             policy = STOCK_POLICIES.get(policy, policy)
             if not issubclass(policy, AsymSACPolicy):
                 raise ValueError(f"policy must be a name such as 'MlpPolicy' or an AsymSACPolicy, got {policy.__name__}.")
-        unknown = set(master_kwargs or {}) - set(MASTER_ARGUMENTS)
+        known = FITTED_MASTER_ARGUMENTS if critic == "option" else MASTER_ARGUMENTS
+        unknown = set(master_kwargs or {}) - set(known)
         if unknown:
-            raise ValueError(f"master_kwargs takes DQN's {', '.join(MASTER_ARGUMENTS)}; it got {', '.join(sorted(unknown))}.")
+            raise ValueError(
+                f"master_kwargs takes DQN's {', '.join(known)} with critic={critic!r}; it got {', '.join(sorted(unknown))}."
+            )
         try:
             super().__init__(policy, env, *args, **{**kwargs, "_init_setup_model": False})  # type: ignore[arg-type]
         except AssertionError as error:
@@ -136,6 +141,10 @@ class AsymSAC(SAC):
             target_update_interval=self.n_envs,
             exploration_final_eps=0.2,
         )
+        if self.critic_kind == "option":
+            if isinstance(self.replay_buffer, NStepReplayBuffer):
+                raise ValueError("critic='option' learns from single steps: leave n_steps at 1.")
+            defaults["gradient_steps"] = 0  # it is fitted to the critic
         arguments = {**defaults, **self.master_kwargs}
         self.master = MasterDQN(
             self.policy.master, self.option_memory, self.cost_coef, self.n_envs, gamma=self.gamma, **arguments
@@ -258,22 +267,34 @@ class AsymSAC(SAC):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
         self._update_learning_rate(optimizers)
+        if self.critic_kind == "option":
+            self.master._update_learning_rate(self.policy.master.optimizer)
         steps = []
         for gradient_step in range(gradient_steps):
-            batch = sample_transitions(self.replay_buffer, batch_size, self._vec_normalize_env)  # type: ignore[arg-type]
+            batch = self._sample(batch_size)
             with stop_where_not_finite(self):
                 steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
+        if self.critic_kind == "option":
+            self.master._n_updates += gradient_steps
+            self.logger.record("master/n_updates", self.master._n_updates, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
             values = np.mean([step[key] for step in steps], axis=0) if len(steps) > 1 else steps[0][key]
             # SAC's own keys are the largest sub-policy's.
-            self.logger.record(f"train/{key}", values[-1])
+            self.logger.record("master/loss" if key == "master_loss" else f"train/{key}", values[-1])
             if len(values) == len(self.option_names):
                 for name, value in zip(self.option_names, values, strict=True):
                     self.logger.record(f"{name}/{key}", value)
 
-    def _gradient_step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+    def _sample(self, batch_size: int) -> Batch | OptionBatch:
+        env = self._vec_normalize_env
+        batch = sample_transitions(self.replay_buffer, batch_size, env)  # type: ignore[arg-type]
+        if self.critic_kind != "option":
+            return batch
+        return draw_options(batch, self.master.cost_coef * self.option_memory.scaled_costs(env), self.option_length)
+
+    def _gradient_step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
         if self._update is None:
             steps_ahead = self._total_timesteps - self.num_timesteps
             frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]

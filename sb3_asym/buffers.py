@@ -175,12 +175,17 @@ class OptionMemory:
             next_observations=self._observations(last, goals, env, after=True),
             dones=self._to_torch(dones.reshape(-1, 1)),
             rewards=self._to_torch(rewards.astype(np.float32).reshape(-1, 1)),
-            costs=self._to_torch((self._scaled_costs(env)[options] * durations).astype(np.float32).reshape(-1, 1)),
+            costs=self._to_torch((self.scaled_costs(env)[options] * durations).astype(np.float32).reshape(-1, 1)),
             discounts=self._to_torch(discounts.astype(np.float32).reshape(-1, 1)),
         )
 
-    def _scaled_costs(self, env: VecNormalize | None) -> np.ndarray:
-        """Costs in the units of normalized rewards, ``(n_options,)``."""
+    def scaled_costs(self, env: VecNormalize | None) -> np.ndarray:
+        """
+        Relative costs in the units of the rewards that are sampled.
+
+        :param env: normalization of rewards, or None
+        :return: costs c_ω, ``(n_options,)``
+        """
         if env is None or not env.norm_reward:
             return self.costs
         return self.costs / np.sqrt(env.ret_rms.var + env.epsilon)

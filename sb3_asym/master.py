@@ -30,6 +30,8 @@ MASTER_ARGUMENTS = (
     "exploration_final_eps",
     "max_grad_norm",
 )
+FITTED_MASTER_ARGUMENTS = ("learning_rate", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+"""Those of a master that is fitted to a critic of options."""
 
 
 class _OptionReplay:
@@ -51,7 +53,7 @@ class _MasterLogger:
     def record(self, key: str, value: Any, exclude: str | tuple[str, ...] | None = None) -> None:
         name = key.split("/")[-1]
         if name == "loss" and not np.isfinite(value):
-            raise FloatingPointError(f"The master's loss is {value}")
+            raise FloatingPointError(f"The master loss is {value}")
         self._logger.record(f"master/{name}", value, exclude)
 
 

@@ -41,9 +41,11 @@ class AsymSACPolicy(SACPolicy):
     :param sub_net_archs: hidden layers of each sub-policy by its name, cheapest first
     :param critic_net_arch: hidden layers of the critic; for separate critics also a mapping by the names of the sub-policies.
         By default those of the largest sub-policy for a shared critic, and of the critic's own sub-policy for separate ones.
-    :param master_net_arch: hidden layers of the master's q-network
+    :param master_net_arch: hidden layers of the master's q-network; by default [32, 32], and those of the smallest sub-policy
+        where the master is fitted to a critic of options
     :param option_length: env steps for which an option is held
-    :param critic_kind: "shared" (one critic for the whole agent) or "separate" (one for each sub-policy)
+    :param critic_kind: "shared" (one critic for the whole agent), "separate" (one for each sub-policy) or "option" (one for
+        the whole agent, whose actions have the option in force behind them, one-hot)
     :param kwargs: further arguments of SB3's ``SACPolicy``
     :raises ValueError: if sizes are missing, contradict each other or are not ordered from cheapest to most expensive
     """
@@ -72,7 +74,9 @@ class AsymSACPolicy(SACPolicy):
         self.option_names = tuple(self.sub_net_archs)
         critic_net_arch = critic_arch if critic_net_arch is None else critic_net_arch
         self.critic_net_archs = parse_critic_net_archs(self.sub_net_archs, critic_net_arch, critic_kind)
-        self.master_net_arch = [32, 32] if master_net_arch is None else master_net_arch
+        of_smallest = self.sub_net_archs[self.option_names[0]]
+        master_default = of_smallest if critic_kind == "option" else [32, 32]
+        self.master_net_arch = master_default if master_net_arch is None else master_net_arch
         self.option_length = option_length
         self.critic_kind = critic_kind
         super().__init__(
@@ -126,6 +130,9 @@ class AsymSACPolicy(SACPolicy):
 
     def _make_sub_critic(self, net_arch: list[int], features_extractor: BaseFeaturesExtractor | None) -> ContinuousCritic:
         kwargs = self._update_features_extractor({**self.critic_kwargs, "net_arch": net_arch}, features_extractor)
+        if self.critic_kind == "option":
+            n_inputs = get_action_dim(self.action_space) + self.n_options
+            kwargs["action_space"] = spaces.Box(-1.0, 1.0, (n_inputs,))
         return ContinuousCritic(**kwargs).to(self.device)
 
     def _make_optimizer(self, parameters: Iterable[nn.Parameter], lr_schedule: Schedule) -> th.optim.Optimizer:
@@ -300,8 +307,8 @@ class AsymSACPolicy(SACPolicy):
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         del data["net_arch"]
-        shared = self.critic_kind == "shared"
-        critics = self.critic_net_archs[0] if shared else dict(zip(self.option_names, self.critic_net_archs, strict=True))
+        separate = self.critic_kind == "separate"
+        critics = dict(zip(self.option_names, self.critic_net_archs, strict=True)) if separate else self.critic_net_archs[0]
         return {
             **data,
             "sub_net_archs": self.sub_net_archs,

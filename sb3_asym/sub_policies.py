@@ -6,7 +6,7 @@ from stable_baselines3.common.torch_layers import get_actor_critic_arch
 
 from sb3_asym.costs import InferenceCost
 
-CRITICS = ("shared", "separate")
+CRITICS = ("shared", "separate", "option")
 LOG_SECTIONS = ("asym", "eval", "master", "rollout", "time", "train")
 NetArchs = Mapping[str, list[int]]
 
@@ -55,18 +55,18 @@ def parse_critic_net_archs(
 
     :param sub_net_archs: hidden layers of each sub-policy by its name
     :param critic: hidden layers of the critic, or of each one by name; by default those of the sub-policies
-    :param kind: "shared", a single critic, or "separate", one for each sub-policy
+    :param kind: "shared" or "option", a single critic, or "separate", one for each sub-policy
     :return: hidden layers of each critic
     :raises ValueError: if there is no such kind, or names differ from the sub-policies'
     """
     if kind not in CRITICS:
-        raise ValueError(f'critic must be "shared" or "separate", got {kind!r}.')
+        raise ValueError(f'critic must be "shared", "separate" or "option", got {kind!r}.')
     names = list(sub_net_archs)
     if isinstance(critic, Mapping):
-        if kind == "shared" or set(critic) != set(names):
+        if kind != "separate" or set(critic) != set(names):
             raise ValueError(f"critic_net_arch by name needs critic='separate' and the names {names}, got {critic}.")
         return [list(critic[name]) for name in names]
-    if kind == "shared":
+    if kind != "separate":
         return [list(sub_net_archs[names[-1]] if critic is None else critic)]
     return [list(sub_net_archs[name] if critic is None else critic) for name in names]
 

@@ -54,7 +54,7 @@ def test_what_the_agent_was_built_from_cannot_be_set(make_agent, name, value):
 
 
 def test_a_critic_without_hidden_layers(make_agent):
-    for critic in ("shared", "separate"):
+    for critic in ("shared", "separate", "option"):
         archs = dict(sub_net_archs=dict(small=[4], large=[16]), critic_net_arch=[])
         agent = make_agent(critic=critic, policy_kwargs=archs)
         assert [len(critic.q_networks[0]) for critic in agent.policy.critics] == [1] * len(agent.policy.critics)

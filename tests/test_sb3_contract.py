@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from sb3_asym import AsymSAC
 
 THREE = dict(sub_net_archs=dict(small=[4], medium=[8], large=[16]), master_net_arch=[8])
-CRITICS = pytest.mark.parametrize("critic", ["shared", "separate"])
+CRITICS = pytest.mark.parametrize("critic", ["shared", "separate", "option"])
 
 
 def weights_of(model):
@@ -164,7 +164,7 @@ def test_all_sub_policies_and_the_master_learn(make_agent, critic):
         changed = [not th.equal(before[key], after[key]) for key in before if key.startswith(f"{name}.")]
         assert changed, name
         assert any(changed), name
-    assert len(model.policy.critics) == (1 if critic == "shared" else 3)
+    assert len(model.policy.critics) == (3 if critic == "separate" else 1)
 
 
 @CRITICS

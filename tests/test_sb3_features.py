@@ -24,7 +24,8 @@ from sb3_asym.options import NO_OPTION
 from sb3_asym.policies import MlpPolicy
 
 TINY = dict(sub_net_archs=dict(small=[4], large=[16]), master_net_arch=[8])
-CRITICS = pytest.mark.parametrize("critic", ["shared", "separate"])
+CRITICS = pytest.mark.parametrize("critic", ["shared", "separate", "option"])
+CRITICS_BESIDE_A_DQN = pytest.mark.parametrize("critic", ["shared", "separate"])
 
 
 class SampleEnv(gym.Env):
@@ -213,7 +214,7 @@ def test_warm_up_without_state_dependent_exploration_is_random(make_agent):
     assert ((options[:30] == NO_OPTION).ravel() == (np.arange(30) < 20)).all()
 
 
-@CRITICS
+@CRITICS_BESIDE_A_DQN
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_n_step_returns(make_agent, critic, n_envs):
     model = make_agent(make_vec_env(ChainEnv, n_envs), critic=critic, n_steps=3, gamma=0.9).learn(60)
@@ -313,7 +314,7 @@ def test_batch_normalization(make_agent, critic, share):
     assert [running_means(network) for network in networks] == after
 
 
-@CRITICS
+@CRITICS_BESIDE_A_DQN
 def test_sub_policies_leave_the_statistics_of_the_master_alone(make_agent, critic):
     model = make_agent(critic=critic, policy_kwargs=dict(BATCH_NORM), master_kwargs=dict(learning_starts=1000))
     before = running_means(model.policy.master.q_net)

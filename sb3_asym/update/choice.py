@@ -4,13 +4,19 @@ from sb3_asym.buffers import Batch
 from sb3_asym.update.agent import Agent
 from sb3_asym.update.compiled import CompiledUpdate, obstacle_to_compiling
 from sb3_asym.update.graph import CompiledUpdateUnavailable
+from sb3_asym.update.option_batch import OptionBatch
 from sb3_asym.update.plain import PlainUpdate
 
 UPDATES_WORTH_COMPILING = 10_000
 
 
 def choose_update(
-    agent: Agent, batch: Batch, master_batch_size: int, fast_update: bool | None, updates_ahead: float, verbose: int
+    agent: Agent,
+    batch: Batch | OptionBatch,
+    master_batch_size: int,
+    fast_update: bool | None,
+    updates_ahead: float,
+    verbose: int,
 ) -> PlainUpdate | CompiledUpdate:
     """
     The compiled update where it is wanted and can be had, else the plain one.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
@@ -20,7 +21,8 @@ from sb3_asym.update.agent import Agent
 from sb3_asym.update.compiled_master import CompiledMasterUpdate
 from sb3_asym.update.flat import Activation, FlatNetworks, Layer, Stack, adam, are_plain, assign, concatenate, forward
 from sb3_asym.update.graph import GraphCache
-from sb3_asym.update.losses import critic_loss, soft_value, squashed_gaussian
+from sb3_asym.update.losses import advantage_loss, critic_loss, least, soft_value, squashed_gaussian, with_options
+from sb3_asym.update.option_batch import OptionBatch
 
 
 class CompiledUpdate:
@@ -53,7 +55,7 @@ class CompiledUpdate:
         self._fixed_ent_coefs = None if agent.ent_coef_optimizer else agent.ent_coef_tensor.repeat(policy.n_options)
         self._graphs = GraphCache(self._update)
 
-    def compile(self, batch: Batch, master_batch_size: int) -> None:
+    def compile(self, batch: Batch | OptionBatch, master_batch_size: int) -> None:
         """
         Compile for batches like this one. Nothing is learned yet.
 
@@ -63,9 +65,10 @@ class CompiledUpdate:
         """
         self._bind()
         self._graphs.compile(*self._arguments(batch, True, th.zeros(self._noise_shape(batch), device=self.agent.device)))
-        self.master_update.compile(batch, master_batch_size)
+        if not isinstance(batch, OptionBatch):
+            self.master_update.compile(batch, master_batch_size)
 
-    def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+    def step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
         """
         One gradient step, as :meth:`sb3_asym.update.plain.PlainUpdate.step`.
 
@@ -81,6 +84,7 @@ class CompiledUpdate:
         n_options, learned = self.agent.policy.n_options, self.agent.ent_coef_optimizer is not None
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
+        names["master_loss"] = int(isinstance(batch, OptionBatch))
         logged, start = {}, 0
         for name, length in names.items():
             logged[name] = losses[start : start + length]
@@ -93,28 +97,37 @@ class CompiledUpdate:
     def _bind(self) -> None:
         for networks in (self.actors, self.critics):
             networks.bind()
-        self.master.bind_parameters()
+        if self.agent.policy.critic_kind == "option":
+            self.master.bind()
+        else:
+            self.master.bind_parameters()
 
     def release(self) -> None:
         """Give the agent's weights memory of their own again, until the next step."""
         for networks in (self.actors, self.critics, self.master):
             networks.release()
 
-    def _noise_shape(self, batch: Batch) -> tuple[int, ...]:
+    def _noise_shape(self, batch: Batch | OptionBatch) -> tuple[int, ...]:
         """For each actor, noise of its actions at s and at s'."""
-        return (self.agent.policy.n_options, 2, *batch.actions.shape)
+        policy = self.agent.policy
+        return (policy.n_options, 2, len(batch.actions), get_action_dim(policy.action_space))
 
-    def _arguments(self, batch: Batch, update_targets: bool, noise: th.Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def _arguments(
+        self, batch: Batch | OptionBatch, update_targets: bool, noise: th.Tensor
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Inputs and state of ``_update``."""
         agent = self.agent
         learning_rate = agent.policy.actor.optimizer.param_groups[0]["lr"]
         target_entropy = 0.0 if agent.ent_coef_optimizer is None else agent.target_entropy
+        master_lr = agent.policy.master.optimizer.param_groups[0]["lr"]
         settings = th.tensor(
-            [learning_rate, agent.tau if update_targets else 0.0, target_entropy], dtype=th.float64, device=agent.device
+            [learning_rate, agent.tau if update_targets else 0.0, target_entropy, master_lr],
+            dtype=th.float64,
+            device=agent.device,
         )
         discounts = th.tensor(agent.gamma, device=agent.device) if batch.discounts is None else batch.discounts
         inputs = (batch._replace(discounts=discounts), settings, noise)
-        state = (self.actors.state, self.critics.state, self.critics.target, self._ent_coef_state(), self.master.flat)
+        state = (self.actors.state, self.critics.state, self.critics.target, self._ent_coef_state(), self.master.state)
         return inputs, state
 
     def _ent_coef_state(self) -> list[th.Tensor]:
@@ -137,22 +150,22 @@ class CompiledUpdate:
 
     def _update(
         self,
-        batch: Batch,
+        batch: Batch | OptionBatch,
         settings: th.Tensor,
         noise: th.Tensor,
         actors: list[th.Tensor],
         critics: list[th.Tensor],
         target: th.Tensor,
         ent_coef_state: list[th.Tensor],
-        master: th.Tensor,
+        master: list[th.Tensor],
     ) -> th.Tensor:
         """The whole step, in the order of SB3's ``SAC.train``, in place. A loss that is not finite ends it."""
-        lr, tau, target_entropy = settings.unbind()
+        lr, tau, target_entropy, master_lr = settings.unbind()
         obs = self._features(batch.observations)
         learned = len(ent_coef_state) > 1
         ent_coefs = ent_coef_state[0].exp() if learned else ent_coef_state[0]
 
-        targets = self._targets(actors[0], target, master, batch, noise[:, 1], ent_coefs)
+        targets = self._targets(actors[0], target, master[0], batch, noise[:, 1], ent_coefs)
 
         def critic_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, th.Tensor]:
             losses = []
@@ -167,15 +180,18 @@ class CompiledUpdate:
         new_target = th.where(valid, target.lerp(new_critics[0], tau.float()), target)
         critic_stacks = self.critics.layers(new_critics[0])
 
-        def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+        def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
             samples = self._samples(stacks, obs, noise[:, 0])
             q_values = self._q_values(critic_stacks, obs, [actions for actions, _ in samples])
             losses = []
             for k, (_, log_prob) in enumerate(samples):
                 losses.append(-soft_value(q_values[k], log_prob, ent_coefs[k]).mean())
-            return th.stack(losses).sum(), (th.stack(losses), th.stack([log_prob for _, log_prob in samples]))
+            values = th.cat([least(of_option) for of_option in q_values], dim=1)
+            return th.stack(losses).sum(), (th.stack(losses), th.stack([log_prob for _, log_prob in samples]), values)
 
-        gradient, (actor_losses, log_probs) = th.func.grad(actor_objective, has_aux=True)(self.actors.layers(actors[0]))
+        gradient, (actor_losses, log_probs, values) = th.func.grad(actor_objective, has_aux=True)(
+            self.actors.layers(actors[0])
+        )
         valid = valid & th.isfinite(actor_losses).all()
         new_actors = adam(valid, actors, concatenate(gradient), lr, self.betas, self.eps)
 
@@ -185,6 +201,15 @@ class CompiledUpdate:
             gradient = -(log_probs + target_entropy.float()).mean(dim=1)
             losses.append(ent_coef_state[0] * gradient)
             assign(ent_coef_state, adam(valid, ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8))
+        if isinstance(batch, OptionBatch):
+
+            def master_objective(stacks: list[list[Layer]]) -> th.Tensor:
+                return advantage_loss(forward(stacks[0], [obs], self.activation)[0], values)
+
+            gradients, master_loss = th.func.grad_and_value(master_objective)(self.master.layers(master[0]))
+            losses.append(master_loss.unsqueeze(0))
+            valid = valid & th.isfinite(master_loss)
+            assign(master, adam(valid, master, concatenate(gradients), master_lr, self.betas, self.eps))
         assign([*actors, *critics, target], [*new_actors, *new_critics, new_target])
         return th.cat(losses)
 
@@ -197,6 +222,10 @@ class CompiledUpdate:
         self, stacks: list[list[Layer]], obs: th.Tensor, actions: Sequence[th.Tensor]
     ) -> list[tuple[th.Tensor, ...]]:
         """Q-values of each actor's actions by its critic; a shared critic takes all actors' in one batch."""
+        policy = self.agent.policy
+        if policy.critic_kind == "option":
+            options = th.arange(len(actions), device=obs.device).unsqueeze(1).expand(-1, len(obs))
+            actions = [with_options(a, option, policy.n_options) for a, option in zip(actions, options, strict=True)]
         if len(stacks) == 1:
             together = [obs.repeat(len(actions), 1), th.cat(tuple(actions))]
             return [q.unbind(0) for q in forward(stacks[0], together, self.activation).chunk(len(actions), dim=1)]
@@ -210,7 +239,7 @@ class CompiledUpdate:
         actors: th.Tensor,
         target: th.Tensor,
         master: th.Tensor,
-        batch: Batch,
+        batch: Batch | OptionBatch,
         noise: th.Tensor,
         ent_coefs: th.Tensor,
     ) -> list[th.Tensor]:
@@ -222,11 +251,15 @@ class CompiledUpdate:
         if len(stacks) == 1:
             q_values = forward(self.master.layers(master)[0], [next_obs], self.activation)[0]
             options = q_values.argmax(dim=1, keepdim=True)
+            if isinstance(batch, OptionBatch):
+                options = th.where(batch.held.unsqueeze(1) < 0, options, batch.held.unsqueeze(1))
             chosen = (options == th.arange(len(samples), device=options.device)).to(next_obs.dtype)
             actions = th.stack([a for a, _ in samples], dim=2)
             log_probs = th.stack([log_prob for _, log_prob in samples], dim=1)
             samples = [((actions * chosen.unsqueeze(1)).sum(dim=2), (log_probs * chosen).sum(dim=1))]
             coefs = [(chosen * ent_coefs).sum(dim=1)]
+            if isinstance(batch, OptionBatch):
+                samples = [(th.cat([samples[0][0], chosen], dim=1), samples[0][1])]
         targets = []
         for layers, (next_actions, log_prob), coef in zip(stacks, samples, coefs, strict=True):
             q_values = forward(layers, [next_obs, next_actions], self.activation)

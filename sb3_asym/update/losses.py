@@ -23,6 +23,16 @@ def entropy_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: f
     return -(log_ent_coef * (log_prob.detach() + target_entropy)).mean()
 
 
+def least(q_values: Sequence[th.Tensor]) -> th.Tensor:
+    """
+    The least of the q-networks' values, min_i Q_i(s, a).
+
+    :param q_values: one ``(batch, 1)`` tensor for each q-network
+    :return: ``(batch, 1)``
+    """
+    return th.cat(tuple(q_values), dim=1).min(dim=1, keepdim=True).values
+
+
 def soft_value(q_values: Sequence[th.Tensor], log_prob: th.Tensor, ent_coef: th.Tensor) -> th.Tensor:
     """
     Soft state value (equation 3) with the minimum over the critics: min_i Q_i(s, a) − α log π(a|s).
@@ -32,8 +42,7 @@ def soft_value(q_values: Sequence[th.Tensor], log_prob: th.Tensor, ent_coef: th.
     :param ent_coef: α, scalar or ``(batch,)``
     :return: ``(batch, 1)``
     """
-    minimum = th.cat(tuple(q_values), dim=1).min(dim=1, keepdim=True).values
-    return minimum - (ent_coef * log_prob).reshape(-1, 1)
+    return least(q_values) - (ent_coef * log_prob).reshape(-1, 1)
 
 
 def critic_loss(q_values: Sequence[th.Tensor], target: th.Tensor) -> th.Tensor:
@@ -45,6 +54,33 @@ def critic_loss(q_values: Sequence[th.Tensor], target: th.Tensor) -> th.Tensor:
     :return: scalar loss
     """
     return 0.5 * th.stack([F.mse_loss(q, target) for q in q_values]).sum()
+
+
+def with_options(actions: th.Tensor, options: th.Tensor, n_options: int) -> th.Tensor:
+    """
+    Inputs of a critic that knows the option in force.
+
+    :param actions: ``(batch, action_dim)``
+    :param options: options in force, ``(batch,)``
+    :param n_options: number of options
+    :return: actions with the options behind them, one-hot, ``(batch, action_dim + n_options)``
+    """
+    one_hot = options.unsqueeze(1) == th.arange(n_options, device=options.device)
+    return th.cat([actions, one_hot.to(actions.dtype)], dim=1)
+
+
+def advantage_loss(advantages: th.Tensor, values: th.Tensor) -> th.Tensor:
+    """
+    Squared error of the advantages A(s, ω) = Q(s, ω) − mean_ω Q(s, ω), in units of their spread over the batch: what a
+    choice hangs on is small beside the values, and of any size.
+
+    :param advantages: outputs of the network, ``(batch, n_options)``; only their differences count
+    :param values: values Q(s, ω) of the options, ``(batch, n_options)``
+    :return: scalar loss
+    """
+    gaps = values - values.mean(dim=1, keepdim=True)
+    spread = gaps.square().mean().sqrt() + 1e-8
+    return F.mse_loss(advantages - advantages.mean(dim=1, keepdim=True), gaps / spread)
 
 
 def squashed_gaussian(outputs: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

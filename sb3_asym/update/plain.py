@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 
 import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_asym.buffers import Batch
 from sb3_asym.update.agent import Agent
-from sb3_asym.update.losses import critic_loss, entropy_loss, soft_value
+from sb3_asym.update.losses import advantage_loss, critic_loss, entropy_loss, least, soft_value, with_options
+from sb3_asym.update.option_batch import OptionBatch
 
 
 class PlainUpdate:
@@ -16,7 +18,8 @@ class PlainUpdate:
 
     With separate critics it is SB3's ``SAC.train`` for each sub-policy in turn. With a shared critic, the target at s'
     takes the action of the sub-policy that the master would choose there, so that the critic values the agent that is
-    deployed, and every actor improves against it.
+    deployed, and every actor improves against it. A critic of options knows the option in force: see
+    :mod:`sb3_asym.update.option_batch`.
 
     :param agent: the agent that learns
     """
@@ -27,7 +30,7 @@ class PlainUpdate:
         self.batch_norm_stats = get_parameters_by_name(policy.critics, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(policy.critic_targets, ["running_"])
 
-    def step(self, batch: Batch, update_targets: bool) -> dict[str, list[float]]:
+    def step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
         """
         One gradient step.
 
@@ -57,11 +60,18 @@ class PlainUpdate:
             self._minimize(ent_coef_losses, [agent.ent_coef_optimizer], "entropy coefficient")
         self._minimize(critic_losses, [critic.optimizer for critic in policy.critics], "critic")
         # After the critics' own step, as in SAC.
-        actor_losses = []
+        actor_losses, q_values = [], []
         for index, (actions, log_prob) in enumerate(samples):
-            q_values = self._critic(index)(batch.observations, actions)
-            actor_losses.append(-soft_value(q_values, log_prob, ent_coefs[index]).mean())
+            q_values.append(self._critic(index)(batch.observations, actions))
+            actor_losses.append(-soft_value(q_values[index], log_prob, ent_coefs[index]).mean())
         self._minimize(actor_losses, [actor.optimizer for actor in policy.actors], "actor")
+        master_losses = []
+        if isinstance(batch, OptionBatch):
+            policy.master.set_training_mode(True)
+            values = th.stack([least(of_option) for of_option in q_values], dim=1).squeeze(2).detach()
+            master_losses.append(advantage_loss(policy.master.q_net(batch.observations), values))
+            self._minimize(master_losses, [policy.master.optimizer], "master")
+            policy.master.set_training_mode(False)
         if update_targets:
             polyak_update(policy.critics.parameters(), policy.critic_targets.parameters(), agent.tau)
             polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
@@ -70,13 +80,22 @@ class PlainUpdate:
             "critic_loss": critic_losses,
             "ent_coef_loss": ent_coef_losses,
             "ent_coef": list(ent_coefs),
+            "master_loss": master_losses,
         }
         return {name: [value.item() for value in values] for name, values in logged.items()}
 
     def _critic(self, index: int) -> Callable[..., Sequence[th.Tensor]]:
-        """The critic of a sub-policy."""
-        critics = self.agent.policy.critics
-        return critics[index if len(critics) > 1 else 0]
+        """The critic of a sub-policy's own actions."""
+        policy = self.agent.policy
+        critic = policy.critics[index if len(policy.critics) > 1 else 0]
+        if policy.critic_kind != "option":
+            return critic
+
+        def with_own_option(obs: PyTorchObs, actions: th.Tensor) -> Sequence[th.Tensor]:
+            options = th.full((len(actions),), index, device=actions.device)
+            return critic(obs, with_options(actions, options, policy.n_options))
+
+        return with_own_option
 
     def _ent_coefs(self) -> th.Tensor:
         """α of each sub-policy, ``(n_options,)``."""
@@ -86,7 +105,7 @@ class PlainUpdate:
         return agent.ent_coef_tensor.expand(agent.policy.n_options)
 
     def _critic_losses(
-        self, batch: Batch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
+        self, batch: Batch | OptionBatch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
     ) -> list[th.Tensor]:
         policy = self.agent.policy
         discounts = self.agent.gamma if batch.discounts is None else batch.discounts
@@ -102,24 +121,22 @@ class PlainUpdate:
         return losses
 
     def _samples_of_next_options(
-        self, batch: Batch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
+        self, batch: Batch | OptionBatch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
     ) -> tuple[list[tuple[th.Tensor, th.Tensor]], th.Tensor]:
         """Action, log-probability and entropy coefficient at s' of the sub-policy that the master chooses there."""
-        options = self.next_options(batch)
+        options = self._next_options(batch)
         rows = th.arange(len(options), device=options.device)
         actions = th.stack([sample[0] for sample in next_samples])[options, rows]
         log_prob = th.stack([sample[1] for sample in next_samples])[options, rows]
+        if isinstance(batch, OptionBatch):
+            actions = with_options(actions, options, self.agent.policy.n_options)
         return [(actions, log_prob)], ent_coefs[options].unsqueeze(0)
 
     @th.no_grad()
-    def next_options(self, batch: Batch) -> th.Tensor:
-        """
-        Options in force at the next states.
-
-        :param batch: primitive transitions
-        :return: ``(batch,)`` options at s' for the shared critic's target: the master's choices there
-        """
-        return self.agent.policy.master.q_net(batch.next_observations).argmax(dim=1)
+    def _next_options(self, batch: Batch | OptionBatch) -> th.Tensor:
+        """Options at s', ``(batch,)``: those that go on, and the master's choices elsewhere."""
+        chosen = self.agent.policy.master.q_net(batch.next_observations).argmax(dim=1)
+        return th.where(batch.held < 0, chosen, batch.held) if isinstance(batch, OptionBatch) else chosen
 
     def _minimize(self, losses: Sequence[th.Tensor], optimizers: Sequence[th.optim.Optimizer], what: str) -> None:
         """One optimizer step on the sum; the losses have no parameters in common but those that are meant to."""

@@ -43,11 +43,18 @@ def make_pair(make_agent):
     [
         dict(critic="shared"),
         dict(critic="separate", ent_coef=0.1, n_steps=3),
+        dict(critic="option", cost_coef=2.0),
         dict(env=GoalChainEnv, policy="MultiInputPolicy", policy_kwargs=dict(NETS, activation_fn=th.nn.Tanh, n_critics=3)),
         # Wider than a panel of our own matrix products is deep.
         dict(policy_kwargs=dict(sub_net_archs=dict(small=[8], large=[320, 320])), critic="separate"),
     ],
-    ids=["shared critic, learned entropy", "separate critics, fixed entropy, n-step", "Dict, tanh, three critics", "large"],
+    ids=[
+        "shared critic, learned entropy",
+        "separate critics, fixed entropy, n-step",
+        "critic of options",
+        "Dict, tanh, three critics",
+        "large",
+    ],
 )
 def test_one_step_equals_the_plain_one(make_pair, kwargs):
     agents, updates = make_pair(**kwargs)
@@ -56,7 +63,7 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
         for agent, update in zip(agents, updates, strict=True):
             np.random.seed(i)
             th.manual_seed(i)
-            losses.append(update.step(agent.replay_buffer.sample(64), True))
+            losses.append(update.step(agent._sample(64), True))
         for name, values in losses[0].items():
             assert losses[1][name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)

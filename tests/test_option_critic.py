@@ -1,0 +1,154 @@
+"""The critic of options and the master that is fitted to it, on tasks whose right answers are known."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from envs import DriftEnv
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_asym.update.option_batch import draw_options
+
+
+class RareFailures(gym.Env):
+    """Negative actions earn -1, and one time in ten -100; positive ones always earn -5."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        reward = -5.0 if action[0] > 0 else -100.0 if self.np_random.random() < 0.1 else -1.0
+        return np.zeros(1, np.float32), reward, False, self.steps == 20, {}
+
+
+class Risky(gym.Env):
+    """
+    In a calm state, actions above 0.5 earn 1 and lead into one of two troubled ones, each of which costs 10 a step until an
+    action below -0.5. A linear actor that is risky in the calm state between both can leave one of them only.
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.trouble = 0, 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        reward = 0.0
+        if self.trouble == 0 and action[0] > 0.5:
+            self.trouble, reward = int(self.np_random.choice([-1, 1])), 1.0
+        elif self.trouble != 0:
+            reward = 0.0 if action[0] < -0.5 else -10.0
+            self.trouble = self.trouble if reward < 0 else 0
+        return self._observation(), reward, False, self.steps == 40, {}
+
+    def _observation(self):
+        return np.array([self.trouble], dtype=np.float32)
+
+
+def fix_actions(agent, actions):
+    """Let each sub-policy take one action everywhere, and learn no other."""
+    for actor, action in zip(agent.policy.actors, actions, strict=True):
+        for head, bias in ((actor.mu, np.arctanh(action)), (actor.log_std, -20.0)):
+            th.nn.init.zeros_(head.weight)
+            th.nn.init.constant_(head.bias, bias)
+        actor.requires_grad_(False)
+
+
+def greedy_option(agent, observation):
+    return int(agent.policy.greedy_options(th.as_tensor([observation], dtype=th.float32))[0])
+
+
+EXPLORING = dict(exploration_initial_eps=1.0, exploration_final_eps=1.0)
+FAST = dict(learning_rate=5e-3, gamma=0.5, ent_coef=0.0, critic="option", batch_size=128, tau=0.05, master_kwargs=EXPLORING)
+
+
+def test_rare_failures_count(make_agent):
+    """By the mean the small sub-policy loses 10.9 a step, by the median 1."""
+    agent = make_agent(RareFailures(), cost_coef=0.0, **FAST)
+    fix_actions(agent, [-0.9, 0.9])
+    agent.learn(1200)
+    assert greedy_option(agent, [0.0]) == 1
+    q_values = [
+        agent.policy.critic(th.zeros(1, 1), th.tensor([[action, option == 0, option == 1]]))[0].item()
+        for option, action in enumerate((-0.9, 0.9))
+    ]
+    # An option of mean length 3, then large: Q_large = -10, and Q_small = -10.9 + (2/3 Q_small + 1/3 Q_large) / 2.
+    assert q_values[1] == pytest.approx(-10.0, abs=1.0)
+    assert q_values[0] == pytest.approx((-10.9 - 10 / 6) / (2 / 3), abs=3.0)
+
+
+@pytest.mark.parametrize(("cost_coef", "option"), [(4.0, 1), (16.0, 0)])
+def test_what_the_large_one_must_be_worth(make_agent, cost_coef, option):
+    """It is worth 5.9 a step, and costs 3/4 λ more than the small one."""
+    agent = make_agent(RareFailures(), cost_coef=cost_coef, **FAST)
+    assert agent.option_memory.costs == pytest.approx([0.25, 1.0])
+    fix_actions(agent, [-0.9, 0.9])
+    agent.learn(1200)
+    assert greedy_option(agent, [0.0]) == option
+
+
+def net_return(agent):
+    """Mean net return of an episode of the greedy agent."""
+    costs, total = agent.option_memory.costs, 0.0
+    env, state = Risky(), None
+    for seed in range(20):
+        obs, _ = env.reset(seed=seed)
+        done, start = False, True
+        while not done:
+            action, state = agent.predict(obs, state, np.array([start]), deterministic=True)
+            obs, reward, _, done, _ = env.step(action)
+            total += reward - agent.cost_coef * costs[state[0][0]]
+            start = False
+    return total / 20
+
+
+def test_options_are_held(make_agent):
+    """The large sub-policy would get the small one out of trouble, but only when the option has ended."""
+    nets = dict(sub_net_archs=dict(small=[], large=[16, 16]), critic_net_arch=[32, 32])
+    settings = dict(option_length=5, cost_coef=2.0, learning_rate=3e-3, gamma=0.9, policy_kwargs=nets, batch_size=64)
+    agent = make_agent(Risky(), critic="option", **settings).learn(3000)
+    assert net_return(agent) > -0.4 * 40
+
+
+def test_each_transition_is_charged_for_its_option(make_agent):
+    agent = make_agent(DriftEnv(), critic="option", cost_coef=2.0, batch_size=400).learn(40)
+    batch = agent.replay_buffer.sample(400)
+    charges = 2.0 * agent.option_memory.costs
+    drawn = draw_options(batch, charges, 4)
+    options = drawn.actions[:, -2:].argmax(dim=1)
+    assert th.equal(drawn.actions[:, :-2], batch.actions)
+    th.testing.assert_close(drawn.rewards[:, 0], batch.rewards[:, 0] - th.as_tensor(charges, dtype=th.float32)[options])
+    ended = drawn.held < 0
+    assert th.equal(drawn.held[~ended], options[~ended])
+    assert ended.float().mean() == pytest.approx(1 / 4, abs=0.08)
+    assert options.float().mean() == pytest.approx(1 / 2, abs=0.1)
+
+
+def test_charges_are_in_the_units_of_normalized_rewards(make_agent):
+    env = VecNormalize(DummyVecEnv([DriftEnv]))
+    agent = make_agent(env, critic="option", cost_coef=2.0).learn(60)
+    spread = np.sqrt(env.ret_rms.var + env.epsilon)
+    assert agent.option_memory.scaled_costs(env) == pytest.approx(agent.option_memory.costs / spread)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (dict(n_steps=3), "learns from single steps: leave n_steps at 1"),
+        (dict(master_kwargs=dict(batch_size=8)), "with critic='option'; it got batch_size"),
+    ],
+)
+def test_what_it_does_not_take(make_agent, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent(DriftEnv(), critic="option", **kwargs)
