@@ -39,10 +39,10 @@ SETTINGS: dict[str, Any] = dict(
     learning_rate=1.5e-4,
     gamma=GAMMA,
     tau=0.04,
-    train_freq=64,
+    train_freq=32,
     gradient_steps=1,
     batch_size=64,
-    policy_delay=4,
+    policy_delay=8,
     learning_starts=1_000,
     policy_kwargs={"net_arch": {"pi": [2048, 2048, 2048], "qf": [256, 256]}},
 )
