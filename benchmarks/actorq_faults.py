@@ -32,7 +32,6 @@ from sb3_asym.actorq import ActorQ
 from sb3_asym.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "actorq_faults.json"
-SHARED_MEMORY = Path("/dev/shm")
 STEPS_BETWEEN_KILLS = 30
 LIMIT = 5.0
 """Seconds that actors have to end after their learner was killed."""
@@ -163,29 +162,37 @@ def alive(pid: int) -> bool:
         return False
 
 
+def shared_memory_of(pid: int) -> set[Path]:
+    """Blocks of shared memory that a process has."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    blocks = {Path(line.split()[5]) for line in lines if "/dev/shm/" in line}
+    assert blocks
+    return blocks
+
+
 def kill_learner(n_kills: int) -> dict[str, Any]:
     """Kill a learner again and again, each time when it has written a checkpoint since its start."""
     seconds, started, left = [], [], 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for _ in range(n_kills):
-            before, shared = set(folder.glob("*.zip")), set(SHARED_MEMORY.glob("psm_*"))
+            before = set(folder.glob("*.zip"))
             learner = subprocess.Popen([sys.executable, __file__, "--victim", name])
             while learner.poll() is None and not ((folder / "pids").exists() and set(folder.glob("*.zip")) - before):
                 time.sleep(0.05)
             note = json.loads((folder / "pids").read_text())
             (folder / "pids").unlink()
             started.append(note["from"])
-            used = set(SHARED_MEMORY.glob("psm_*")) - shared
+            used = shared_memory_of(learner.pid)
             learner.kill()
             learner.wait()
             killed = time.monotonic()
             while any(map(alive, note["pids"])) and time.monotonic() < killed + 60:
                 time.sleep(0.01)
             seconds.append(time.monotonic() - killed)
-            while used & set(SHARED_MEMORY.glob("psm_*")) and time.monotonic() < killed + LIMIT:
+            while any(block.exists() for block in used) and time.monotonic() < killed + LIMIT:
                 time.sleep(0.01)
-            left += len(used & set(SHARED_MEMORY.glob("psm_*")))
+            left += sum(block.exists() for block in used)
     return {
         "kills": n_kills,
         "seconds_until_actors_ended": {"median": float(np.median(seconds)), "greatest": max(seconds)},
