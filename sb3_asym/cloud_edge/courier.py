@@ -172,7 +172,8 @@ class Courier:
             self.outbox.append(_transitions(batch, self.ring.tail))
         except OutboxFull as error:
             self._say(str(error))
-            self.state["outbox_full"] = self._has_no_room = True
+            self._has_no_room = True
+            self.state["outbox_full"] = self._is_full
             return False
         self._has_no_room = False
         agent = self.plan.form.weights.agent
@@ -180,8 +181,13 @@ class Courier:
             self.ring.pop()
             if self.plan.form.precision == "int8":
                 self._observations.append(agent.flatten(_parts(record["observation"], agent.is_dict)))
-        self.state["outbox_full"] = self.outbox.full
+        self.state["outbox_full"] = self._is_full
         return True
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether no new episode should start."""
+        return self.outbox.full or self._has_no_room
 
     def visit_link(self, last: bool = False) -> None:
         """
@@ -199,13 +205,13 @@ class Courier:
             if last or now >= self._reported + REPORT_EVERY:
                 self._reported = now
                 self.sender.forget_confirmed()
-                self.state["outbox_full"] = self.outbox.full
+                self.state["outbox_full"] = self._is_full
                 self.sender.link.report(encode_status(self.status()))
         except LinkError as error:
             self._retry_at = now + RETRY_AFTER
             self._say(str(error))
         else:
-            self._message = "" if not self.outbox.full else self._message
+            self._message = self._message if self._is_full else ""
 
     def _fetch(self) -> None:
         link = self.sender.link
@@ -286,7 +292,7 @@ class Courier:
             next_transition=self.outbox.next_transition,
             sent=getattr(self.sender, "sent", None),
             outbox_bytes=self.outbox.n_bytes,
-            outbox_full=self.outbox.full,
+            outbox_full=self._is_full,
             values=values,
             message=self._message or Doing(int(state["doing"])).name.lower().replace("_", " "),
         )

@@ -230,7 +230,7 @@ def test_power_is_summed_over_time(tmp_path, monkeypatch):
     meter = energy.find_meter(tmp_path)
     measured = energy.measure(meter, ["sleep", "0.3"], n_steps=10)
     assert measured.watts == pytest.approx(10.0, rel=0.2)
-    assert measured.joules_per_step == pytest.approx(0.3, rel=0.3)
+    assert measured.joules_per_step > 0.25  # it takes at least 0.3 s, and more where the machine is busy
 
 
 def test_rails_of_a_raspberry_pi():
