@@ -30,6 +30,8 @@ LOOK_EVERY = 0.05
 REPORT_EVERY = 1.0
 RETRY_AFTER = 0.5
 """Seconds between two tries while the link is down."""
+ROOM_AFTER = 5.0
+"""Seconds for which the end of the edge waits for room in the outbox."""
 POLL = 0.005
 POLICY_FILE = "policy.frame"
 
@@ -136,7 +138,7 @@ class Courier:
 
     def run(self, is_alone: Callable[[], bool] = lambda: False) -> None:
         """
-        Move until control has ended and all of its transitions are in the outbox, or no more fit in.
+        Move until control has ended and all of its transitions are in the outbox, or it has had no room for a while.
 
         :param is_alone: function that tells whether the process that started this one has died
         """
@@ -144,7 +146,8 @@ class Courier:
             is_last = bool(self.state["control_gone"]) or is_alone()
             moved = self.store(is_last)
             self.visit_link()
-            if is_last and not moved and (len(self.ring) == 0 or self._has_no_room):
+            gives_up = self._has_no_room and time.monotonic() > self._flushed + ROOM_AFTER
+            if is_last and not moved and (len(self.ring) == 0 or gives_up):
                 break
             if not moved:
                 time.sleep(POLL)
@@ -167,7 +170,6 @@ class Courier:
         batch = _whole(records, is_last=is_last and n == len(records))
         if not batch:
             return False
-        self._flushed = now
         try:
             self.outbox.append(_transitions(batch, self.ring.tail))
         except OutboxFull as error:
@@ -175,7 +177,7 @@ class Courier:
             self._has_no_room = True
             self.state["outbox_full"] = self._is_full
             return False
-        self._has_no_room = False
+        self._has_no_room, self._flushed = False, now
         agent = self.plan.form.weights.agent
         for record in batch:
             self.ring.pop()
