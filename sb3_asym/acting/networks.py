@@ -20,7 +20,9 @@ INT8 = Scheme.parse("int8")
 N_RANGE_OBSERVATIONS = 1000
 N_FORWARD_OBSERVATIONS = 16
 FORGETTING = 0.05
-"""Share of the way by which a range of the past shrinks to the present one with each version."""
+"""Share of the way by which a range of the past shrinks to the present one with each look."""
+LOOK_EVERY = 4
+"""Versions after which a learner looks at the inner ranges again, where it packs many times a second."""
 
 
 def acting_form(model: BaseAlgorithm) -> tuple[DeployableAgent, bool]:
@@ -56,10 +58,11 @@ class Packer:
     ranges are those of a few of them, run in fp32, and shrink slowly: a running minimum and maximum that forgets.
 
     :param precision: "fp32", "fp16" or "int8"
+    :param look_every: versions after which the other layers' ranges are looked at again, which takes a third of the time
     """
 
-    def __init__(self, precision: str):
-        self.precision = precision
+    def __init__(self, precision: str, look_every: int = 1):
+        self.precision, self._look_every, self._n_packed = precision, look_every, 0
         self._ranges: dict[tuple[str, int], np.ndarray] = {}
 
     def pack(self, agent: DeployableAgent, observations: np.ndarray) -> DeployableAgent:
@@ -78,18 +81,22 @@ class Packer:
             return self._int8_network(network, x)
 
         master = None if agent.master is None else convert(agent.master)
-        return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies)), master=master)
+        packed = replace(agent, sub_policies=tuple(map(convert, agent.sub_policies)), master=master)
+        self._n_packed += 1
+        return packed
 
     def _int8_network(self, network: Network, x: th.Tensor) -> Network:
         layers: list[Dense] = []
         found = np.stack([x.amin(0).numpy(), x.amax(0).numpy()])
         x = x[:: -(-len(x) // N_FORWARD_OBSERVATIONS)]
+        looks = self._n_packed % self._look_every == 0
         for index, layer in enumerate(network.layers):
             if index:
-                found = self._remember((network.name, index), np.array([[x.min()], [x.max()]], dtype=np.float32))
+                key = network.name, index
+                found = self._remember(key, _ends(x)) if looks else self._ranges[key]
             own_bias = replace(layer, bias=layer.bias.copy())  # the model's may change before it is read
             layers.append(quantize_layer(own_bias, INT8, found[0], found[1], first=index == 0))
-            if index < len(network.layers) - 1:
+            if looks and index < len(network.layers) - 1:
                 x = layer.forward(x)
         return replace(network, layers=tuple(layers))
 
@@ -99,6 +106,11 @@ class Packer:
         past = past + FORGETTING * (found - past)
         self._ranges[key] = np.stack([np.minimum(found[0], past[0]), np.maximum(found[1], past[1])])
         return self._ranges[key]
+
+
+def _ends(x: th.Tensor) -> np.ndarray:
+    """Least and greatest number."""
+    return np.array([[x.min()], [x.max()]], dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_asym.acting.kernels import choose_kernel
-from sb3_asym.acting.networks import Packer
+from sb3_asym.acting.networks import LOOK_EVERY, Packer
 from sb3_asym.actorq.actor import PARTS, make_form
 from sb3_asym.actorq.engine import Crew, Engine
 from sb3_asym.actorq.learner import Learner, check_model, learning_from_actors, needs_whole_episodes
@@ -75,7 +75,7 @@ class ActorQ:
             raise ValueError(f"The engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
         self.engine = engine
         self.kernel, self.precision = choose_kernel(precision, kernel)
-        self._packer = Packer(self.precision)
+        self._packer = Packer(self.precision, LOOK_EVERY)
         self._form = make_form(model, self.kernel, self.precision, pull_every)
         self._learner: Learner | None = None
         self._engine: Engine | None = None

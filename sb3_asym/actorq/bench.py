@@ -18,14 +18,14 @@ from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_asym.acting.kernels import choose_kernel
-from sb3_asym.acting.networks import Packer, acting_form
+from sb3_asym.acting.networks import LOOK_EVERY, Packer, acting_form
 from sb3_asym.actorq.actor import PARTS, Actor, make_form
 from sb3_asym.shared_memory import WeightBlock
 from sb3_asym.text_table import text_table
 
 CONTENDERS = (("c", "int8"), ("c", "fp32"), ("c", "fp16"), ("onnx", "fp32"), ("torch", "fp32"))
 """Kernels and precisions that are compared."""
-N_PACKINGS = 15
+N_PACKINGS = 16
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ActorSpeed:
     :param inference_us: time of the policy per step, µs, median of the rounds
     :param env_us: time of the env per step, µs, median of the rounds
     :param pull_and_load: share of an actor's time for new weights, median of the rounds
-    :param pack_ms: processor time for the conversion of the model's policy, ms, median
+    :param pack_ms: processor time for the conversion of the model's policy, ms, mean
     :param publish_ms: processor time for writing it into shared memory, ms, median
     """
 
@@ -155,7 +155,7 @@ class _Contender:
         pull_every: int,
     ):
         self.kernel, self.precision, self._pull_every = kernel, precision, pull_every
-        packer, observations = Packer(precision), _observations(env_fn())
+        packer, observations = Packer(precision, LOOK_EVERY), _observations(env_fn())
         self._form = make_form(model, kernel, precision, pull_every)
         layout = self._form.layout
         self._weights = WeightBlock(bytearray(WeightBlock.size(layout.n_bytes)), layout.n_bytes)
@@ -203,7 +203,7 @@ class _Contender:
             inference_us=float(np.median(of["inference"] / parts[:, -1]) / 1e3),
             env_us=float(np.median(of["env"] / parts[:, -1]) / 1e3),
             pull_and_load=float(np.median(share)),
-            pack_ms=statistics.median(self._pack_ms),
+            pack_ms=statistics.mean(self._pack_ms),
             publish_ms=statistics.median(self._publish_ms),
         )
 
