@@ -1,7 +1,7 @@
 """What the critic of options learns from.
 
 Q(s, a, ω) is the value of the action a while option ω is in force, which ends after each step with probability 1/n, n being
-the option's length; then the master chooses anew. Rewards are net of the cost:
+the option's length; then the master chooses anew. Rewards are net of the cost::
 
     Q(s, a, ω) ← r − λ c_ω + γ [(1 − 1/n) V(s', ω) + 1/n V(s', μ(s'))],  V(s, ω) = Q(s, a', ω) − α log π_ω(a'|s), a' ~ π_ω
 
