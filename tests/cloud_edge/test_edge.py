@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import ExitStack
 from functools import partial
 
 import gymnasium as gym
@@ -228,6 +229,25 @@ def test_hindsight_goals(tmp_path):
     assert {5.0} < set(goals.flatten().tolist())
     distances = (samples.next_observations["achieved_goal"] - goals).abs()
     np.testing.assert_allclose(samples.rewards, -distances)
+
+
+def test_an_edge_goes_on_when_its_outbox_has_room_again(tmp_path, sim):
+    """No new episode starts while nobody takes what is there; nothing is dropped."""
+    CloudLearner.load(sim, str(tmp_path))._push()
+    edge, link = edge_for(tmp_path, outbox_bytes=1 << 16), learner_link(str(tmp_path))
+
+    with ExitStack() as learning:
+
+        def fill():
+            wait_until(lambda: read_statuses(link)[1].get("robot") and read_statuses(link)[1]["robot"].outbox_full)
+            steps = read_statuses(link)[1]["robot"].values["steps"]
+            wait_until(lambda: "room" in read_statuses(link)[1]["robot"].message)
+            learning.enter_context(LearnerProcess(sim, str(tmp_path), 1 << 30))
+            wait_until(lambda: read_statuses(link)[1]["robot"].values["steps"] > steps + 100)
+
+        run_while(edge, fill)  # which ends when all is in the outbox, for which there has to be room
+        assert drain(str(tmp_path), seconds=30) == 0
+    assert check_counts(stored(tmp_path)) == [*range(1, int(CountingRobot(tmp_path / "count").counts[0]) + 1)]
 
 
 def test_outbox_full(tmp_path, sim, capfd):
