@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from stable_baselines3 import SAC, HerReplayBuffer, sac
-from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
@@ -19,16 +19,19 @@ from torch.utils._pytree import tree_map
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
-from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
-from sb3_asym.master import FITTED_MASTER_ARGUMENTS, MASTER_ARGUMENTS, MasterDQN
+from sb3_asym.cost_coef import CostCoef, dial_of
+from sb3_asym.fitted_master import FittedMaster
+from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_asym.update.choice import choose_update, plain_update
 from sb3_asym.update.compiled import CompiledUpdate
 from sb3_asym.update.graph import CompiledUpdateUnavailable
-from sb3_asym.update.option_batch import OptionBatch, draw_options
+from sb3_asym.update.option_batch import OptionBatch
 from sb3_asym.update.plain import PlainUpdate
 
+MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}
+"""The master of each kind of critic."""
 STOCK_POLICIES = {sac.MlpPolicy: MlpPolicy, sac.CnnPolicy: CnnPolicy, sac.MultiInputPolicy: MultiInputPolicy}
 """Our policy for each of SAC's, so that code that passes the class runs with the algorithm swapped."""
 
@@ -52,11 +55,14 @@ class AsymSAC(SAC):
     :param args: SAC's further positional arguments
     :param option_length: env steps for which the master's choice is held, at least 1
     :param cost_coef: λ, a number or a schedule of training progress: the return per env step that the most expensive
-        sub-policy must be worth; the others pay in proportion to their FLOPs
+        sub-policy must be worth; the others pay in proportion to their FLOPs. Or "dial", or a range ``(low, high)``: one
+        master learns for every λ of it (0.001 to 10), and :meth:`set_cost_coef` picks one. Or a budget such as "auto_0.4": λ
+        is learned so that the agent spends at most 40 % of the FLOPs of its largest sub-policy
     :param critic: "shared", one critic values the agent that is deployed, "separate", the paper's: each sub-policy
-        is a SAC of its own, or "option", one critic that knows the option in force and pays its cost, to which the master
-        is fitted; ``master_kwargs`` are then ``learning_rate`` and the schedule of exploration alone
-    :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``sb3_asym.master.MASTER_ARGUMENTS``).
+        is a SAC of its own, or "option", one critic that knows the option in force, to which the master is fitted;
+        ``master_kwargs`` are then ``learning_rate`` and the schedule of exploration alone. By default "option" with a dial or
+        a budget, which need it, and "shared" without
+    :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``MasterDQN.ARGUMENTS``).
         ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
         ``train_freq`` and ``target_update_interval`` are one step, ``exploration_final_eps`` is 0.2: what a sub-policy is
         worth can only be learned where it acts. ``buffer_size`` limits the master to options that started within that
@@ -86,19 +92,21 @@ class AsymSAC(SAC):
         *args: Any,
         option_length: int = 5,
         cost_coef: CostCoef = 0.05,
-        critic: str = "shared",
+        critic: str | None = None,
         master_kwargs: dict[str, Any] | None = None,
         fast_update: bool | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
         check_option_arguments(2, option_length)
-        CostCoefSchedule(cost_coef)
+        self.dial = dial_of(cost_coef)
+        if critic is None:
+            critic = "shared" if self.dial is None else "option"
         if isinstance(policy, type):
             policy = STOCK_POLICIES.get(policy, policy)
             if not issubclass(policy, AsymSACPolicy):
                 raise ValueError(f"policy must be a name such as 'MlpPolicy' or an AsymSACPolicy, got {policy.__name__}.")
-        known = FITTED_MASTER_ARGUMENTS if critic == "option" else MASTER_ARGUMENTS
+        known = MASTERS.get(critic, MasterDQN).ARGUMENTS
         unknown = set(master_kwargs or {}) - set(known)
         if unknown:
             raise ValueError(
@@ -122,7 +130,8 @@ class AsymSAC(SAC):
         if self.env is None and self.replay_buffer_class and issubclass(self.replay_buffer_class, HerReplayBuffer):
             self.replay_buffer = self._her_buffer_without_env()
         given = self.policy_kwargs  # the user's own, which may be meant for other agents too
-        self.policy_kwargs = {**given, "option_length": self.option_length, "critic_kind": self.critic_kind}
+        own = dict(option_length=self.option_length, critic_kind=self.critic_kind, dial=self.dial)
+        self.policy_kwargs = {**given, **own}
         super()._setup_model()
         self.policy_kwargs = given
         n_options = self.policy.n_options
@@ -142,11 +151,10 @@ class AsymSAC(SAC):
             exploration_final_eps=0.2,
         )
         if self.critic_kind == "option":
-            if isinstance(self.replay_buffer, NStepReplayBuffer):
-                raise ValueError("critic='option' learns from single steps: leave n_steps at 1.")
-            defaults["gradient_steps"] = 0  # it is fitted to the critic
+            largest = self.policy.option_costs[-1].flops
+            defaults["choice_cost"] = self.policy.master_cost.flops / self.option_length / largest
         arguments = {**defaults, **self.master_kwargs}
-        self.master = MasterDQN(
+        self.master = MASTERS[self.critic_kind](
             self.policy.master, self.option_memory, self.cost_coef, self.n_envs, gamma=self.gamma, **arguments
         )
         self.master.__dict__.update(self._master_counters)
@@ -181,6 +189,18 @@ class AsymSAC(SAC):
         self.option_memory = memory
         self.replay_buffer.option_memory = memory  # type: ignore[union-attr]
 
+    def set_cost_coef(self, cost_coef: float) -> None:
+        """
+        Act under another λ from now on, without training. ``save`` and exports keep it.
+
+        :param cost_coef: λ, return per env step of the most expensive sub-policy
+        :raises ValueError: if the agent has no dial, or λ is out of its range
+        """
+        if self.dial is None:
+            raise ValueError("The agent learned for one λ: make it with cost_coef='dial' or a range to set λ later.")
+        self.dial.check(cost_coef)
+        self.policy.advantage_network.cost_coef.fill_(cost_coef)
+
     @property
     def option_names(self) -> tuple[str, ...]:
         """Names of the sub-policies, cheapest first."""
@@ -202,7 +222,7 @@ class AsymSAC(SAC):
             self._release_update()
             # To be chosen anew: this call of learn may be a longer one.
             self._update = self.master.compiled_update = None
-        self.master.cost_coef_schedule = CostCoefSchedule(self.cost_coef)
+        self.master.use_cost_coef(self.cost_coef)
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         with stop_where_not_finite(self):
             check_finite(self._last_obs, "observation")
@@ -267,17 +287,13 @@ class AsymSAC(SAC):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
         self._update_learning_rate(optimizers)
-        if self.critic_kind == "option":
-            self.master._update_learning_rate(self.policy.master.optimizer)
+        self.master.begin_updates(gradient_steps)
         steps = []
         for gradient_step in range(gradient_steps):
             batch = self._sample(batch_size)
             with stop_where_not_finite(self):
                 steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
         self._n_updates += gradient_steps
-        if self.critic_kind == "option":
-            self.master._n_updates += gradient_steps
-            self.logger.record("master/n_updates", self.master._n_updates, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
             values = np.mean([step[key] for step in steps], axis=0) if len(steps) > 1 else steps[0][key]
@@ -289,10 +305,7 @@ class AsymSAC(SAC):
 
     def _sample(self, batch_size: int) -> Batch | OptionBatch:
         env = self._vec_normalize_env
-        batch = sample_transitions(self.replay_buffer, batch_size, env)  # type: ignore[arg-type]
-        if self.critic_kind != "option":
-            return batch
-        return draw_options(batch, self.master.cost_coef * self.option_memory.scaled_costs(env), self.option_length)
+        return self.master.batch_of(sample_transitions(self.replay_buffer, batch_size, env), env)  # type: ignore[arg-type]
 
     def _gradient_step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
         if self._update is None:
@@ -379,7 +392,10 @@ class AsymSAC(SAC):
         """
         check_device(device)
         check_model_file(path, AsymSACPolicy, "AsymSAC", custom_objects)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if "cost_coef" in kwargs:
+            model.master.use_cost_coef(kwargs["cost_coef"])
+        return model
 
     def save(
         self, path: str | Path | io.BufferedIOBase, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None

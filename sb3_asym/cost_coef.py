@@ -1,11 +1,17 @@
-"""λ, the weight of the cost in the master's reward: a number or a schedule."""
+"""λ, the weight of the cost in the master's reward: a number, a schedule, a dial over a range, or learned for a budget."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
+import torch as th
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import FloatSchedule
 
-CostCoef = float | Schedule
+CostCoef = float | Schedule | str | Sequence[float]
+"""A number, a schedule, "dial" or a range ``(low, high)`` for a dial, or a budget such as "auto_0.4"."""
 
 
 def check_cost_coef(cost_coef: object) -> None:
@@ -19,6 +25,110 @@ def check_cost_coef(cost_coef: object) -> None:
         raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
+@dataclass(frozen=True)
+class Dial:
+    """
+    A range of λ for which one master learns, on a logarithmic scale.
+
+    :param low: least λ, return per env step of the most expensive sub-policy
+    :param high: greatest λ
+    """
+
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The geometric mean of the range."""
+        return math.sqrt(self.low * self.high)
+
+    def draw(self, n: int) -> np.ndarray:
+        """
+        Draw λ evenly on the logarithmic scale.
+
+        :param n: number of draws
+        :return: ``(n,)``
+        """
+        return np.exp(np.random.uniform(math.log(self.low), math.log(self.high), n))
+
+    def position(self, cost_coefs: th.Tensor) -> th.Tensor:
+        """
+        Where λ stands in the range, which is what networks see of it.
+
+        :param cost_coefs: λ, of any shape
+        :return: from -1 at the low end to 1 at the high end, of the same shape
+        """
+        return 2 * (cost_coefs / self.low).log() / math.log(self.high / self.low) - 1
+
+    def clip(self, cost_coef: float) -> float:
+        """
+        The nearest λ in the range.
+
+        :param cost_coef: λ
+        :return: λ in the range
+        """
+        return min(max(cost_coef, self.low), self.high)
+
+    def check(self, cost_coef: float) -> None:
+        """
+        Refuse a λ for which nothing was learned.
+
+        :param cost_coef: λ
+        :raises ValueError: if it is out of the range
+        """
+        if not self.low <= cost_coef <= self.high:
+            raise ValueError(f"cost_coef (λ) must be in the dial's range, {self.low:g} to {self.high:g}, got {cost_coef!r}.")
+
+
+DEFAULT_DIAL = Dial(0.001, 10.0)
+
+
+def dial_of(cost_coef: CostCoef) -> Dial | None:
+    """
+    The range for which a master learns.
+
+    :param cost_coef: λ as the user gives it
+    :return: the range, or None for a number or a schedule
+    :raises ValueError: if it is neither
+    """
+    if isinstance(cost_coef, str):
+        if cost_coef != "dial":
+            budget_of(cost_coef)
+        return DEFAULT_DIAL
+    if not isinstance(cost_coef, Sequence):
+        CostCoefSchedule(cost_coef)
+        return None
+    for value in cost_coef:
+        check_cost_coef(value)
+    values = [float(value) for value in cost_coef]
+    if len(values) != 2 or not 0 < values[0] < values[1]:
+        raise ValueError(f"A dial needs a range of positive numbers such as (0.01, 10), got {cost_coef!r}.")
+    return Dial(*values)
+
+
+def budget_of(cost_coef: CostCoef) -> float | None:
+    """
+    The budget for which λ is learned.
+
+    :param cost_coef: λ as the user gives it
+    :return: greatest mean cost, as a share of the most expensive sub-policy's, or None where it is no budget
+    :raises ValueError: if it is a string that is neither a budget nor "dial"
+    """
+    if not isinstance(cost_coef, str) or cost_coef == "dial":
+        return None
+    kind, _, share = cost_coef.partition("_")
+    try:
+        budget = float(share)
+    except ValueError:
+        budget = math.nan
+    if kind != "auto" or not 0 < budget <= 1:
+        raise ValueError(
+            f"cost_coef (λ) must be a number, a schedule, 'dial', a range for it, or a budget such as 'auto_0.4', which is a "
+            f"share of the largest sub-policy's FLOPs above 0 and up to 1; got {cost_coef!r}."
+        )
+    return budget
+
+
 class CostCoefSchedule:
     """
     λ over the course of training.
@@ -29,7 +139,7 @@ class CostCoefSchedule:
 
     def __init__(self, cost_coef: CostCoef):
         check_cost_coef(cost_coef(1.0) if callable(cost_coef) else cost_coef)
-        self._schedule = FloatSchedule(cost_coef)
+        self._schedule = FloatSchedule(cost_coef)  # type: ignore[arg-type]
 
     def __call__(self, progress_remaining: float) -> float:
         """

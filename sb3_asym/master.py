@@ -1,7 +1,7 @@
 """The master: SB3's DQN, learning which sub-policy should act."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -11,27 +11,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_asym.buffers import OptionMemory
-from sb3_asym.cost_coef import CostCoef, CostCoefSchedule
+from sb3_asym.buffers import Batch, OptionMemory
+from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, dial_of
 from sb3_asym.update.compiled_master import CompiledMasterUpdate
 from sb3_asym.update.graph import CompiledUpdateUnavailable
-
-MASTER_ARGUMENTS = (
-    "learning_rate",
-    "buffer_size",
-    "learning_starts",
-    "batch_size",
-    "tau",
-    "train_freq",
-    "gradient_steps",
-    "target_update_interval",
-    "exploration_fraction",
-    "exploration_initial_eps",
-    "exploration_final_eps",
-    "max_grad_norm",
-)
-FITTED_MASTER_ARGUMENTS = ("learning_rate", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
-"""Those of a master that is fitted to a critic of options."""
 
 
 class _OptionReplay:
@@ -68,15 +51,30 @@ class MasterDQN(DQN):
     :param memory: the option transitions
     :param cost_coef: λ, a number or a schedule
     :param n_envs: number of envs that are stepped together
-    :param kwargs: DQN's own arguments (``MASTER_ARGUMENTS``); ``train_freq`` counts steps of all envs together, or
+    :param kwargs: DQN's own arguments (``ARGUMENTS``); ``train_freq`` counts steps of all envs together, or
         episodes over all envs, and ``gradient_steps=-1`` makes as many as there were env steps since the last
     """
+
+    ARGUMENTS: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "buffer_size",
+        "learning_starts",
+        "batch_size",
+        "tau",
+        "train_freq",
+        "gradient_steps",
+        "target_update_interval",
+        "exploration_fraction",
+        "exploration_initial_eps",
+        "exploration_final_eps",
+        "max_grad_norm",
+    )
 
     def __init__(self, policy: DQNPolicy, memory: OptionMemory, cost_coef: CostCoef, n_envs: int, **kwargs: Any):
         # The policy exists already: a class that builds it is a function that returns it.
         policy_class: Any = partial(_existing, policy)
         super().__init__(policy_class, None, device=policy.device, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
-        self.cost_coef_schedule = CostCoefSchedule(cost_coef)
+        self.use_cost_coef(cost_coef)
         self.observation_space, self.action_space, self.n_envs = policy.observation_space, policy.action_space, n_envs
         self.memory = memory
         self.replay_buffer = _OptionReplay(self)  # type: ignore[assignment]
@@ -85,10 +83,21 @@ class MasterDQN(DQN):
         self._n_steps_waiting = self._n_episodes_waiting = 0
         self._setup_model()
 
+    def use_cost_coef(self, cost_coef: CostCoef) -> None:
+        """
+        Learn for this λ from now on.
+
+        :param cost_coef: λ, a number or a schedule
+        :raises ValueError: if it is neither
+        """
+        if dial_of(cost_coef) is not None:
+            raise ValueError(f"cost_coef={cost_coef!r} needs critic='option', which knows λ.")
+        self._cost_coef_schedule = CostCoefSchedule(cost_coef)
+
     @property
     def cost_coef(self) -> float:
         """λ at the present progress of training, return per env step of the most expensive sub-policy."""
-        return self.cost_coef_schedule(self._current_progress_remaining)
+        return self._cost_coef_schedule(self._current_progress_remaining)
 
     def choose(self, obs: PyTorchObs, n_obs: int) -> np.ndarray:
         """
@@ -102,9 +111,35 @@ class MasterDQN(DQN):
         options = np.random.randint(int(self.action_space.n), size=n_obs)  # type: ignore[attr-defined]
         if not explore.all():
             with th.no_grad():
-                greedy = self.q_net._predict(obs).cpu().numpy()
+                greedy = self.greedy_options(obs)
             options = np.where(explore, options, greedy)
         return options
+
+    def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
+        """
+        The best options, as training knows them.
+
+        :param obs: preprocessed observations, ``(n_obs, …)``
+        :return: ``(n_obs,)`` options
+        """
+        return self.q_net._predict(obs).cpu().numpy()
+
+    def batch_of(self, batch: Batch, env: VecNormalize | None) -> Batch:
+        """
+        What critics and actors learn from.
+
+        :param batch: primitive transitions
+        :param env: normalization of observations and rewards
+        :return: the same, with what this master adds
+        """
+        return batch
+
+    def begin_updates(self, n_updates: int) -> None:
+        """
+        What this master does before critics and actors learn.
+
+        :param n_updates: number of gradient steps to come
+        """
 
     def step(
         self,

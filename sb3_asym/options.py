@@ -64,6 +64,17 @@ def advance_options(
     return OptionState(option, steps_left - 1)
 
 
+def mean_duration(option_length: int, gamma: float) -> float:
+    """
+    Mean discounted duration of an option that ends after each step with probability 1/n.
+
+    :param option_length: mean length n, env steps
+    :param gamma: discount factor of one env step
+    :return: Σ_i (γ (1 − 1/n))^i, env steps
+    """
+    return 1 / (1 - gamma * (1 - 1 / option_length))
+
+
 class OptionReturn(NamedTuple):
     r"""
     Reward and discount of option transitions that ran k steps each (SMDP, Sutton et al. 1999, section 3).

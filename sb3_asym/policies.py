@@ -1,6 +1,7 @@
 """The networks of an AsymSAC agent: actors and master, which are deployed, and critics, which only training needs."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
+from sb3_asym.advantage_network import AdvantageNetwork, AdvantagePolicy
+from sb3_asym.cost_coef import Dial
 from sb3_asym.costs import actor_cost, mean_action, mean_flops, network_cost
 from sb3_asym.options import OptionState, advance_options, check_option_arguments
 from sb3_asym.sub_policies import NetArchs, check_order, parse_critic_net_archs, parse_sub_net_archs
@@ -45,7 +48,8 @@ class AsymSACPolicy(SACPolicy):
         where the master is fitted to a critic of options
     :param option_length: env steps for which an option is held
     :param critic_kind: "shared" (one critic for the whole agent), "separate" (one for each sub-policy) or "option" (one for
-        the whole agent, whose actions have the option in force behind them, one-hot)
+        the whole agent, whose actions have the option in force behind them, one-hot, and with a dial where λ stands in it)
+    :param dial: range of λ for which critic and master learn, or None; for a critic of options
     :param kwargs: further arguments of SB3's ``SACPolicy``
     :raises ValueError: if sizes are missing, contradict each other or are not ordered from cheapest to most expensive
     """
@@ -66,6 +70,7 @@ class AsymSACPolicy(SACPolicy):
         master_net_arch: list[int] | None = None,
         option_length: int = 5,
         critic_kind: str = "shared",
+        dial: Dial | None = None,
         **kwargs: Any,
     ):
         # SACPolicy's constructor ends with a call of _build, so the attributes that it reads are set before.
@@ -79,6 +84,7 @@ class AsymSACPolicy(SACPolicy):
         self.master_net_arch = master_default if master_net_arch is None else master_net_arch
         self.option_length = option_length
         self.critic_kind = critic_kind
+        self.dial = dial
         super().__init__(
             observation_space, action_space, lr_schedule, net_arch=self.sub_net_archs[self.option_names[-1]], **kwargs
         )
@@ -112,7 +118,9 @@ class AsymSACPolicy(SACPolicy):
             critic.optimizer = self._make_optimizer(parameters, lr_schedule)
         self.optimizers = [network.optimizer for network in (*self.actors, *self.critics)]
         self._noise_of_largest: th.Tensor | None = None
-        self.master = DQNPolicy(
+        is_fitted = self.critic_kind == "option"
+        master_class = partial(AdvantagePolicy, dial=self.dial) if is_fitted else DQNPolicy
+        self.master = master_class(
             self.observation_space,
             spaces.Discrete(self.n_options),
             lr_schedule,
@@ -125,13 +133,13 @@ class AsymSACPolicy(SACPolicy):
             optimizer_kwargs=self.optimizer_kwargs,
         )
         self.option_costs = [actor_cost(actor) for actor in self.actors]
-        self.master_cost = network_cost(self.master.q_net)
+        self.master_cost = network_cost(self.deployed_master())
         check_order(self.option_names, self.option_costs)
 
     def _make_sub_critic(self, net_arch: list[int], features_extractor: BaseFeaturesExtractor | None) -> ContinuousCritic:
         kwargs = self._update_features_extractor({**self.critic_kwargs, "net_arch": net_arch}, features_extractor)
         if self.critic_kind == "option":
-            n_inputs = get_action_dim(self.action_space) + self.n_options
+            n_inputs = get_action_dim(self.action_space) + self.n_options + (self.dial is not None)
             kwargs["action_space"] = spaces.Box(-1.0, 1.0, (n_inputs,))
         return ContinuousCritic(**kwargs).to(self.device)
 
@@ -142,6 +150,22 @@ class AsymSACPolicy(SACPolicy):
     def n_options(self) -> int:
         """Number of sub-policies."""
         return len(self.option_names)
+
+    @property
+    def advantage_network(self) -> AdvantageNetwork:
+        """The master's network where it is fitted to a critic of options."""
+        network = self.master.q_net
+        assert isinstance(network, AdvantageNetwork)
+        return network
+
+    def deployed_master(self) -> QNetwork:
+        """
+        The master as it is deployed.
+
+        :return: plain q-network of observations, with the present λ in its biases
+        """
+        network = self.master.q_net
+        return network.folded() if isinstance(network, AdvantageNetwork) else network
 
     def mean_flops(self, option_steps: np.ndarray, n_choices: int) -> float:
         """
@@ -316,6 +340,7 @@ class AsymSACPolicy(SACPolicy):
             "master_net_arch": self.master_net_arch,
             "option_length": self.option_length,
             "critic_kind": self.critic_kind,
+            "dial": self.dial,
         }
 
 

@@ -8,6 +8,7 @@ from envs import DriftEnv
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_asym.options import mean_duration
 from sb3_asym.update.option_batch import draw_options
 
 
@@ -121,25 +122,35 @@ def test_options_are_held(make_agent):
     assert net_return(agent) > -0.4 * 40
 
 
-def test_each_transition_is_charged_for_its_option(make_agent):
-    agent = make_agent(DriftEnv(), critic="option", cost_coef=2.0, batch_size=400).learn(40)
+def test_an_option_is_paid_for_where_it_is_chosen(make_agent):
+    agent = make_agent(DriftEnv(), critic="option", cost_coef=2.0, gamma=0.9, batch_size=400).learn(40)
     batch = agent.replay_buffer.sample(400)
-    charges = 2.0 * agent.option_memory.costs
-    drawn = draw_options(batch, charges, 4)
-    options = drawn.actions[:, -2:].argmax(dim=1)
+    batch = batch._replace(dones=(th.arange(400) % 2 == 0).float().unsqueeze(1))
+    network = agent.policy.advantage_network
+    drawn = draw_options(batch, np.full(400, 2.0), network, 4, gamma=0.9)
+    in_force = drawn.actions[:, -2:]
+    options = in_force.argmax(dim=1)
     assert th.equal(drawn.actions[:, :-2], batch.actions)
-    th.testing.assert_close(drawn.rewards[:, 0], batch.rewards[:, 0] - th.as_tensor(charges, dtype=th.float32)[options])
     ended = drawn.held < 0
     assert th.equal(drawn.held[~ended], options[~ended])
     assert ended.float().mean() == pytest.approx(1 / 4, abs=0.08)
     assert options.float().mean() == pytest.approx(1 / 2, abs=0.1)
+    # An option of mean length 3 lasts 1 + 0.9 · 2/3 + … = 2.5 discounted steps; of one of length 4, 0.9 · 3/4 is not used yet.
+    prices = th.as_tensor(2.0 * agent.option_memory.costs, dtype=th.float32)
+    assert network.prices == pytest.approx(agent.option_memory.costs * 2.5)
+    given_back = drawn.rewards - batch.rewards
+    assert not given_back[1::2].any()
+    th.testing.assert_close(given_back[::2, 0], (2.5 * prices * 0.9 * 3 / 4)[options[::2]])
+    paid = drawn.paid(in_force, network.prices)[:, 0]
+    th.testing.assert_close(paid, th.where(ended, (2.5 * prices)[options], 0.0))
 
 
-def test_charges_are_in_the_units_of_normalized_rewards(make_agent):
+def test_prices_are_in_the_units_of_normalized_rewards(make_agent):
     env = VecNormalize(DummyVecEnv([DriftEnv]))
     agent = make_agent(env, critic="option", cost_coef=2.0).learn(60)
     spread = np.sqrt(env.ret_rms.var + env.epsilon)
-    assert agent.option_memory.scaled_costs(env) == pytest.approx(agent.option_memory.costs / spread)
+    duration = mean_duration(agent.option_length, agent.gamma)
+    assert agent.policy.advantage_network.prices == pytest.approx(agent.option_memory.costs * duration / spread, rel=1e-2)
 
 
 @pytest.mark.parametrize(

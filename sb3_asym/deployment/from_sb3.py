@@ -88,7 +88,8 @@ def deployed_networks(policy: Any) -> dict[str, DeployedNetwork]:
     if isinstance(policy, AsymSACPolicy):
         actors = zip(policy.option_names, policy.actors, strict=True)
         parts = {name: DeployedNetwork(actor, (actor.latent_pi, actor.mu, nn.Tanh())) for name, actor in actors}
-        return {**parts, "master": DeployedNetwork(policy.master.q_net, (policy.master.q_net.q_net,))}
+        master = policy.deployed_master()
+        return {**parts, "master": DeployedNetwork(master, (master.q_net,))}
     return {"policy": _plain_network(policy)}
 
 

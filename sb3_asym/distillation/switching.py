@@ -13,7 +13,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_asym.asym_sac import AsymSAC
-from sb3_asym.cost_coef import CostCoefSchedule
 from sb3_asym.deployment import DeployableAgent, deployable
 from sb3_asym.deployment.agent import Network, Normalization
 from sb3_asym.distillation.cotraining import cotrain
@@ -263,7 +262,7 @@ def fit_master(agent: AsymSAC, cost_coef: float, seed: int, n_updates: int) -> N
     np.random.seed(seed)
     agent.cost_coef = cost_coef
     master = agent.master
-    master.cost_coef_schedule = CostCoefSchedule(cost_coef)
+    master.use_cost_coef(cost_coef)
     master._vec_normalize_env = units = _units(agent)
     q_networks: Any = master.policy
     linears = [layer for layer in q_networks.q_net.q_net if isinstance(layer, nn.Linear)]

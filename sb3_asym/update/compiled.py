@@ -21,7 +21,7 @@ from sb3_asym.update.agent import Agent
 from sb3_asym.update.compiled_master import CompiledMasterUpdate
 from sb3_asym.update.flat import Activation, FlatNetworks, Layer, Stack, adam, are_plain, assign, concatenate, forward
 from sb3_asym.update.graph import GraphCache
-from sb3_asym.update.losses import advantage_loss, critic_loss, least, soft_value, squashed_gaussian, with_options
+from sb3_asym.update.losses import advantage_loss, critic_loss, least, one_hot, soft_value, squashed_gaussian
 from sb3_asym.update.option_batch import OptionBatch
 
 
@@ -127,7 +127,11 @@ class CompiledUpdate:
         )
         discounts = th.tensor(agent.gamma, device=agent.device) if batch.discounts is None else batch.discounts
         inputs = (batch._replace(discounts=discounts), settings, noise)
-        state = (self.actors.state, self.critics.state, self.critics.target, self._ent_coef_state(), self.master.state)
+        choice = []
+        if isinstance(batch, OptionBatch):
+            choice = [agent.policy.advantage_network.scale, agent.policy.advantage_network.prices]
+        networks = (self.actors.state, self.critics.state, self.critics.target)
+        state = (*networks, self._ent_coef_state(), self.master.state, choice)
         return inputs, state
 
     def _ent_coef_state(self) -> list[th.Tensor]:
@@ -158,6 +162,7 @@ class CompiledUpdate:
         target: th.Tensor,
         ent_coef_state: list[th.Tensor],
         master: list[th.Tensor],
+        choice: list[th.Tensor],
     ) -> th.Tensor:
         """The whole step, in the order of SB3's ``SAC.train``, in place. A loss that is not finite ends it."""
         lr, tau, target_entropy, master_lr = settings.unbind()
@@ -165,7 +170,7 @@ class CompiledUpdate:
         learned = len(ent_coef_state) > 1
         ent_coefs = ent_coef_state[0].exp() if learned else ent_coef_state[0]
 
-        targets = self._targets(actors[0], target, master[0], batch, noise[:, 1], ent_coefs)
+        targets = self._targets(actors[0], target, master[0], choice, batch, noise[:, 1], ent_coefs)
 
         def critic_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, th.Tensor]:
             losses = []
@@ -182,7 +187,7 @@ class CompiledUpdate:
 
         def actor_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
             samples = self._samples(stacks, obs, noise[:, 0])
-            q_values = self._q_values(critic_stacks, obs, [actions for actions, _ in samples])
+            q_values = self._q_values(critic_stacks, batch, obs, [actions for actions, _ in samples])
             losses = []
             for k, (_, log_prob) in enumerate(samples):
                 losses.append(-soft_value(q_values[k], log_prob, ent_coefs[k]).mean())
@@ -203,13 +208,16 @@ class CompiledUpdate:
             assign(ent_coef_state, adam(valid, ent_coef_state, gradient, lr, (0.9, 0.999), 1e-8))
         if isinstance(batch, OptionBatch):
 
-            def master_objective(stacks: list[list[Layer]]) -> th.Tensor:
-                return advantage_loss(forward(stacks[0], [obs], self.activation)[0], values)
+            def master_objective(stacks: list[list[Layer]]) -> tuple[th.Tensor, th.Tensor]:
+                return advantage_loss(forward(stacks[0], [obs, batch.positions], self.activation)[0], values, choice[0])
 
-            gradients, master_loss = th.func.grad_and_value(master_objective)(self.master.layers(master[0]))
+            gradients, (master_loss, scale) = th.func.grad_and_value(master_objective, has_aux=True)(
+                self.master.layers(master[0])
+            )
             losses.append(master_loss.unsqueeze(0))
             valid = valid & th.isfinite(master_loss)
             assign(master, adam(valid, master, concatenate(gradients), master_lr, self.betas, self.eps))
+            assign(choice[:1], [th.where(valid, scale, choice[0])])
         assign([*actors, *critics, target], [*new_actors, *new_critics, new_target])
         return th.cat(losses)
 
@@ -219,13 +227,12 @@ class CompiledUpdate:
         return [squashed_gaussian(output, noise[k]) for k, output in enumerate(outputs)]
 
     def _q_values(
-        self, stacks: list[list[Layer]], obs: th.Tensor, actions: Sequence[th.Tensor]
+        self, stacks: list[list[Layer]], batch: Batch | OptionBatch, obs: th.Tensor, actions: Sequence[th.Tensor]
     ) -> list[tuple[th.Tensor, ...]]:
         """Q-values of each actor's actions by its critic; a shared critic takes all actors' in one batch."""
-        policy = self.agent.policy
-        if policy.critic_kind == "option":
+        if isinstance(batch, OptionBatch):
             options = th.arange(len(actions), device=obs.device).unsqueeze(1).expand(-1, len(obs))
-            actions = [with_options(a, option, policy.n_options) for a, option in zip(actions, options, strict=True)]
+            actions = [batch.behind(a, one_hot(own, len(options))) for a, own in zip(actions, options, strict=True)]
         if len(stacks) == 1:
             together = [obs.repeat(len(actions), 1), th.cat(tuple(actions))]
             return [q.unbind(0) for q in forward(stacks[0], together, self.activation).chunk(len(actions), dim=1)]
@@ -239,6 +246,7 @@ class CompiledUpdate:
         actors: th.Tensor,
         target: th.Tensor,
         master: th.Tensor,
+        choice: list[th.Tensor],
         batch: Batch | OptionBatch,
         noise: th.Tensor,
         ent_coefs: th.Tensor,
@@ -248,22 +256,28 @@ class CompiledUpdate:
         samples = self._samples(self.actors.layers(actors), next_obs, noise)
         coefs = list(ent_coefs.unbind())
         stacks = self.critics.layers(target)
+        paid: th.Tensor | float = 0.0
         if len(stacks) == 1:
-            q_values = forward(self.master.layers(master)[0], [next_obs], self.activation)[0]
-            options = q_values.argmax(dim=1, keepdim=True)
             if isinstance(batch, OptionBatch):
-                options = th.where(batch.held.unsqueeze(1) < 0, options, batch.held.unsqueeze(1))
-            chosen = (options == th.arange(len(samples), device=options.device)).to(next_obs.dtype)
+                scale, prices = choice
+                advantages = forward(self.master.layers(master)[0], [next_obs, batch.positions], self.activation)[0]
+                options = (advantages - batch.cost_coefs * prices / scale).argmax(dim=1)
+                options = th.where(batch.held < 0, options, batch.held)
+            else:
+                options = forward(self.master.layers(master)[0], [next_obs], self.activation)[0].argmax(dim=1)
+            chosen = one_hot(options, len(samples))
             actions = th.stack([a for a, _ in samples], dim=2)
             log_probs = th.stack([log_prob for _, log_prob in samples], dim=1)
             samples = [((actions * chosen.unsqueeze(1)).sum(dim=2), (log_probs * chosen).sum(dim=1))]
             coefs = [(chosen * ent_coefs).sum(dim=1)]
             if isinstance(batch, OptionBatch):
-                samples = [(th.cat([samples[0][0], chosen], dim=1), samples[0][1])]
+                samples = [(batch.behind(samples[0][0], chosen), samples[0][1])]
+                paid = batch.paid(chosen, prices)
         targets = []
         for layers, (next_actions, log_prob), coef in zip(stacks, samples, coefs, strict=True):
             q_values = forward(layers, [next_obs, next_actions], self.activation)
             next_value = soft_value(q_values.unbind(0), log_prob, coef)
+            next_value = next_value - paid
             targets.append(batch.rewards + (1 - batch.dones) * batch.discounts * next_value)  # type: ignore[operator]
         return targets
 

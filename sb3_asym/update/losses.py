@@ -10,6 +10,9 @@ import torch as th
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch.nn import functional as F
 
+SCALE_RATE = 0.005
+"""Weight of one batch in the moving average of the advantages' mean square."""
+
 
 def entropy_loss(log_ent_coef: th.Tensor, log_prob: th.Tensor, target_entropy: float) -> th.Tensor:
     """
@@ -56,31 +59,30 @@ def critic_loss(q_values: Sequence[th.Tensor], target: th.Tensor) -> th.Tensor:
     return 0.5 * th.stack([F.mse_loss(q, target) for q in q_values]).sum()
 
 
-def with_options(actions: th.Tensor, options: th.Tensor, n_options: int) -> th.Tensor:
+def one_hot(options: th.Tensor, n_options: int) -> th.Tensor:
     """
-    Inputs of a critic that knows the option in force.
+    Options as a critic sees them.
 
-    :param actions: ``(batch, action_dim)``
-    :param options: options in force, ``(batch,)``
+    :param options: ``(batch,)``
     :param n_options: number of options
-    :return: actions with the options behind them, one-hot, ``(batch, action_dim + n_options)``
+    :return: ``(batch, n_options)`` float32
     """
-    one_hot = options.unsqueeze(1) == th.arange(n_options, device=options.device)
-    return th.cat([actions, one_hot.to(actions.dtype)], dim=1)
+    return (options.unsqueeze(1) == th.arange(n_options, device=options.device)).float()
 
 
-def advantage_loss(advantages: th.Tensor, values: th.Tensor) -> th.Tensor:
+def advantage_loss(advantages: th.Tensor, values: th.Tensor, scale: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    Squared error of the advantages A(s, ω) = Q(s, ω) − mean_ω Q(s, ω), in units of their spread over the batch: what a
-    choice hangs on is small beside the values, and of any size.
+    Squared error of the advantages A(s, ω) = Q(s, ω) − mean_ω Q(s, ω), in units of their spread: what a choice hangs on is
+    small beside the values, and of any size.
 
     :param advantages: outputs of the network, ``(batch, n_options)``; only their differences count
     :param values: values Q(s, ω) of the options, ``(batch, n_options)``
-    :return: scalar loss
+    :param scale: root of the mean square of A until now, scalar
+    :return: scalar loss, and the new ``scale``, a moving average
     """
     gaps = values - values.mean(dim=1, keepdim=True)
-    spread = gaps.square().mean().sqrt() + 1e-8
-    return F.mse_loss(advantages - advantages.mean(dim=1, keepdim=True), gaps / spread)
+    new_scale = scale.square().lerp(gaps.square().mean(), SCALE_RATE).sqrt().clamp(min=1e-6)
+    return F.mse_loss(advantages - advantages.mean(dim=1, keepdim=True), gaps / new_scale), new_scale
 
 
 def squashed_gaussian(outputs: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor]:

@@ -8,7 +8,7 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 
 from sb3_asym.buffers import Batch
 from sb3_asym.update.agent import Agent
-from sb3_asym.update.losses import advantage_loss, critic_loss, entropy_loss, least, soft_value, with_options
+from sb3_asym.update.losses import advantage_loss, critic_loss, entropy_loss, least, one_hot, soft_value
 from sb3_asym.update.option_batch import OptionBatch
 
 
@@ -62,15 +62,19 @@ class PlainUpdate:
         # After the critics' own step, as in SAC.
         actor_losses, q_values = [], []
         for index, (actions, log_prob) in enumerate(samples):
-            q_values.append(self._critic(index)(batch.observations, actions))
+            q_values.append(self._critic(index, batch)(batch.observations, actions))
             actor_losses.append(-soft_value(q_values[index], log_prob, ent_coefs[index]).mean())
         self._minimize(actor_losses, [actor.optimizer for actor in policy.actors], "actor")
         master_losses = []
         if isinstance(batch, OptionBatch):
+            network = policy.advantage_network
             policy.master.set_training_mode(True)
-            values = th.stack([least(of_option) for of_option in q_values], dim=1).squeeze(2).detach()
-            master_losses.append(advantage_loss(policy.master.q_net(batch.observations), values))
+            values = th.cat([least(of_option) for of_option in q_values], dim=1).detach()
+            advantages = network.advantages(batch.observations, batch.positions)
+            loss, scale = advantage_loss(advantages, values, network.scale)
+            master_losses.append(loss)
             self._minimize(master_losses, [policy.master.optimizer], "master")
+            network.scale.copy_(scale)
             policy.master.set_training_mode(False)
         if update_targets:
             polyak_update(policy.critics.parameters(), policy.critic_targets.parameters(), agent.tau)
@@ -84,16 +88,16 @@ class PlainUpdate:
         }
         return {name: [value.item() for value in values] for name, values in logged.items()}
 
-    def _critic(self, index: int) -> Callable[..., Sequence[th.Tensor]]:
+    def _critic(self, index: int, batch: Batch | OptionBatch) -> Callable[..., Sequence[th.Tensor]]:
         """The critic of a sub-policy's own actions."""
         policy = self.agent.policy
         critic = policy.critics[index if len(policy.critics) > 1 else 0]
-        if policy.critic_kind != "option":
+        if not isinstance(batch, OptionBatch):
             return critic
 
         def with_own_option(obs: PyTorchObs, actions: th.Tensor) -> Sequence[th.Tensor]:
             options = th.full((len(actions),), index, device=actions.device)
-            return critic(obs, with_options(actions, options, policy.n_options))
+            return critic(obs, batch.behind(actions, one_hot(options, policy.n_options)))
 
         return with_own_option
 
@@ -109,34 +113,41 @@ class PlainUpdate:
     ) -> list[th.Tensor]:
         policy = self.agent.policy
         discounts = self.agent.gamma if batch.discounts is None else batch.discounts
+        paid: th.Tensor | float = 0.0
         if len(policy.critics) == 1:
-            next_samples, ent_coefs = self._samples_of_next_options(batch, next_samples, ent_coefs)
+            options = self._next_options(batch)
+            next_samples, ent_coefs = self._samples_of(options, next_samples, ent_coefs)
+            if isinstance(batch, OptionBatch):
+                in_force = one_hot(options, policy.n_options)
+                next_samples = [(batch.behind(actions, in_force), log_prob) for actions, log_prob in next_samples]
+                paid = batch.paid(in_force, policy.advantage_network.prices)
         losses = []
         for index, (critic, target_critic) in enumerate(zip(policy.critics, policy.critic_targets, strict=True)):
             next_actions, next_log_prob = next_samples[index]
             with th.no_grad():
                 next_value = soft_value(target_critic(batch.next_observations, next_actions), next_log_prob, ent_coefs[index])
-                target = batch.rewards + (1 - batch.dones) * discounts * next_value
+                target = batch.rewards + (1 - batch.dones) * discounts * (next_value - paid)
             losses.append(critic_loss(critic(batch.observations, batch.actions), target))
         return losses
 
-    def _samples_of_next_options(
-        self, batch: Batch | OptionBatch, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
+    @staticmethod
+    def _samples_of(
+        options: th.Tensor, next_samples: Sequence[tuple[th.Tensor, th.Tensor]], ent_coefs: th.Tensor
     ) -> tuple[list[tuple[th.Tensor, th.Tensor]], th.Tensor]:
-        """Action, log-probability and entropy coefficient at s' of the sub-policy that the master chooses there."""
-        options = self._next_options(batch)
+        """Action, log-probability and entropy coefficient at s' of the sub-policy of each row's option."""
         rows = th.arange(len(options), device=options.device)
         actions = th.stack([sample[0] for sample in next_samples])[options, rows]
         log_prob = th.stack([sample[1] for sample in next_samples])[options, rows]
-        if isinstance(batch, OptionBatch):
-            actions = with_options(actions, options, self.agent.policy.n_options)
         return [(actions, log_prob)], ent_coefs[options].unsqueeze(0)
 
     @th.no_grad()
     def _next_options(self, batch: Batch | OptionBatch) -> th.Tensor:
         """Options at s', ``(batch,)``: those that go on, and the master's choices elsewhere."""
-        chosen = self.agent.policy.master.q_net(batch.next_observations).argmax(dim=1)
-        return th.where(batch.held < 0, chosen, batch.held) if isinstance(batch, OptionBatch) else chosen
+        policy = self.agent.policy
+        if not isinstance(batch, OptionBatch):
+            return policy.master.q_net(batch.next_observations).argmax(dim=1)
+        chosen = policy.advantage_network.net_advantages(batch.next_observations, batch.cost_coefs).argmax(dim=1)
+        return th.where(batch.held < 0, chosen, batch.held)
 
     def _minimize(self, losses: Sequence[th.Tensor], optimizers: Sequence[th.optim.Optimizer], what: str) -> None:
         """One optimizer step on the sum; the losses have no parameters in common but those that are meant to."""

@@ -44,6 +44,7 @@ def make_pair(make_agent):
         dict(critic="shared"),
         dict(critic="separate", ent_coef=0.1, n_steps=3),
         dict(critic="option", cost_coef=2.0),
+        dict(cost_coef=(0.1, 10.0)),
         dict(env=GoalChainEnv, policy="MultiInputPolicy", policy_kwargs=dict(NETS, activation_fn=th.nn.Tanh, n_critics=3)),
         # Wider than a panel of our own matrix products is deep.
         dict(policy_kwargs=dict(sub_net_archs=dict(small=[8], large=[320, 320])), critic="separate"),
@@ -52,6 +53,7 @@ def make_pair(make_agent):
         "shared critic, learned entropy",
         "separate critics, fixed entropy, n-step",
         "critic of options",
+        "dial",
         "Dict, tanh, three critics",
         "large",
     ],

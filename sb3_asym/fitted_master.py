@@ -1,0 +1,165 @@
+"""The master that is fitted to a critic of options, for one λ or for a whole range of them."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_asym.advantage_network import AdvantagePolicy
+from sb3_asym.buffers import Batch, OptionMemory
+from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, Dial, budget_of, dial_of
+from sb3_asym.master import MasterDQN
+from sb3_asym.options import mean_duration
+from sb3_asym.update.option_batch import OptionBatch, draw_options
+
+BUDGET_RATE = 0.01
+"""Step of log λ for each choice, times what it costs more than the budget, as a share of the largest sub-policy's."""
+
+
+class FittedMaster(MasterDQN):
+    """
+    A master that takes its values from a critic of options (:mod:`sb3_asym.update.option_batch`) and learns with it.
+
+    With a dial, λ is drawn anew for each transition that is learned from, and for each episode. With a budget, λ rises while
+    the master's choices cost more than it, and falls while they cost less: dual ascent on log λ (as SAC's entropy coefficient,
+    Haarnoja et al. 2018b, section 5).
+
+    :param policy: the networks
+    :param memory: the option transitions
+    :param cost_coef: λ, or a dial or a budget
+    :param n_envs: number of envs that are stepped together
+    :param choice_cost: cost of a choice per env step, as a share of the largest sub-policy's
+    :param kwargs: DQN's own arguments (``ARGUMENTS``), and ``gamma``
+    :raises ValueError: if the replay memory has n-step returns, or λ is not of the kind that the networks are for
+    """
+
+    ARGUMENTS: ClassVar[tuple[str, ...]] = (
+        "learning_rate",
+        "exploration_fraction",
+        "exploration_initial_eps",
+        "exploration_final_eps",
+    )
+    policy: AdvantagePolicy
+
+    def __init__(
+        self,
+        policy: AdvantagePolicy,
+        memory: OptionMemory,
+        cost_coef: CostCoef,
+        n_envs: int,
+        choice_cost: float = 0.0,
+        **kwargs: Any,
+    ):
+        if isinstance(memory.replay_buffer, NStepReplayBuffer):
+            raise ValueError("critic='option' learns from single steps: leave n_steps at 1.")
+        self.network = policy.q_net
+        self.choice_cost = choice_cost
+        super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
+        self._set_prices(None)
+
+    def use_cost_coef(self, cost_coef: CostCoef) -> None:
+        """
+        Learn for this λ from now on.
+
+        :param cost_coef: λ, or a dial or a budget
+        :raises ValueError: if the networks are for another kind of λ
+        """
+        learned, wanted = self.network.dial, dial_of(cost_coef)
+        if wanted is not None and wanted != learned:
+            raise ValueError(f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {learned}.")
+        self.budget = budget_of(cost_coef)
+        self.drawn: Dial | None = None if self.budget is not None else wanted
+        self._acting_cost_coef: float | None = None if self.drawn is None else self.drawn.draw(1).item()
+        self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
+        self._follow_schedule()
+
+    @property
+    def cost_coef(self) -> float:
+        """λ under which the agent is deployed now, return per env step of the most expensive sub-policy."""
+        return self.network.cost_coef.item()
+
+    def set_cost_coef(self, cost_coef: float) -> None:
+        """
+        Deploy under this λ.
+
+        :param cost_coef: λ
+        """
+        self.network.cost_coef.fill_(cost_coef)
+
+    def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
+        """
+        The best options at the λ of the episode.
+
+        :param obs: preprocessed observations, ``(n_obs, …)``
+        :return: ``(n_obs,)`` options
+        """
+        cost_coef = self.cost_coef if self._acting_cost_coef is None else self._acting_cost_coef
+        options = self.network.net_advantages(obs, th.full((1, 1), cost_coef, device=self.device)).argmax(dim=1).cpu().numpy()
+        if self.budget is not None:
+            assert self.network.dial is not None
+            excess = (self.memory.costs[options] + self.choice_cost - self.budget).sum()
+            self.set_cost_coef(self.network.dial.clip(cost_coef * math.exp(BUDGET_RATE * excess)))
+        return options
+
+    def batch_of(self, batch: Batch, env: VecNormalize | None) -> OptionBatch:  # type: ignore[override]
+        """
+        An option and a λ for each transition.
+
+        :param batch: primitive transitions
+        :param env: normalization of observations and rewards
+        :return: transitions with options
+        """
+        n = len(batch.rewards)
+        dial = self.network.dial if self._cost_coef_schedule is None else None
+        cost_coefs = np.full(n, self.cost_coef) if dial is None else dial.draw(n)
+        self._set_prices(env)
+        return draw_options(batch, cost_coefs, self.network, self.memory.option_length, self.gamma)
+
+    def begin_updates(self, n_updates: int) -> None:
+        """
+        Follow the schedule of the learning rate, and count.
+
+        :param n_updates: number of gradient steps to come
+        """
+        self._update_learning_rate(self.policy.optimizer)
+        self._n_updates += n_updates
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def step(
+        self,
+        logger: Logger,
+        num_timesteps: int,
+        progress_remaining: float,
+        n_episodes: int,
+        env: VecNormalize | None,
+    ) -> None:
+        """
+        After each step of the envs: as DQN, and follow the schedule of λ, or draw another one with each episode.
+
+        :param logger: logger of the agent
+        :param num_timesteps: env steps so far, over all envs
+        :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
+        :param n_episodes: number of envs whose episode ended with this step
+        :param env: normalization of observations and rewards
+        """
+        super().step(logger, num_timesteps, progress_remaining, n_episodes, env)
+        self._follow_schedule()
+        if self.drawn is not None and n_episodes > 0:
+            self._acting_cost_coef = self.drawn.draw(1).item()
+        if self.drawn is None:
+            self.logger.record("train/cost_coef", self.cost_coef)
+
+    def _follow_schedule(self) -> None:
+        if self._cost_coef_schedule is not None:
+            cost_coef = self._cost_coef_schedule(getattr(self, "_current_progress_remaining", 1.0))
+            if self.network.dial is not None:
+                self.network.dial.check(cost_coef)
+            self.set_cost_coef(cost_coef)
+
+    def _set_prices(self, env: VecNormalize | None) -> None:
+        self.policy.set_prices(self.memory.scaled_costs(env), mean_duration(self.memory.option_length, self.gamma))

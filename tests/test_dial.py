@@ -1,0 +1,124 @@
+"""One master for every λ of a range, and λ learned for a budget."""
+
+import numpy as np
+import pytest
+import torch as th
+from envs import DriftEnv
+from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
+
+from sb3_asym import AsymSAC
+from sb3_asym.deployment import deployable
+from sb3_asym.evaluation import evaluate
+
+WORTH = 5.9 / 0.75
+"""λ at which the large sub-policy is just worth its cost in ``RareFailures``: 5.9 a step, for 3/4 λ more."""
+
+
+def test_one_agent_for_every_cost_coef(make_agent):
+    agent = make_agent(RareFailures(), cost_coef=(1.0, 50.0), **FAST)
+    fix_actions(agent, [-0.9, 0.9])
+    agent.learn(1500)
+    for cost_coef, option in ((1.0, 1), (0.7 * WORTH, 1), (1.4 * WORTH, 0), (50.0, 0)):
+        agent.set_cost_coef(cost_coef)
+        assert greedy_option(agent, [0.0]) == option
+        assert evaluate(agent, RareFailures(), 1, compare=False).option_use["large"] == option
+
+
+def test_a_budget_finds_the_cost_coef(make_agent):
+    """At the λ where both are worth the same, choices alternate, so that any budget can be met."""
+    agent = make_agent(RareFailures(), **{**FAST, "cost_coef": "auto_0.6", "master_kwargs": dict(exploration_final_eps=0.1)})
+    fix_actions(agent, [-0.9, 0.9])
+    agent.learn(3000)
+    assert agent.master.cost_coef == pytest.approx(WORTH, rel=0.25)
+
+
+def test_a_budget_counts_the_master(make_agent):
+    agent = make_agent(cost_coef="auto_0.4")
+    flops = agent.policy.option_costs[-1].flops
+    assert agent.master.choice_cost == pytest.approx(agent.policy.master_cost.flops / agent.option_length / flops)
+    assert agent.policy.mean_flops(np.array([0, 300]), 100) / flops == pytest.approx(1 + agent.master.choice_cost)
+
+
+def test_the_deployed_master_is_a_plain_network(make_agent):
+    agent = make_agent(cost_coef=(0.1, 10.0)).learn(100)
+    obs = th.rand(64, *agent.observation_space.shape)
+    for cost_coef in (0.1, 0.7, 10.0):
+        agent.set_cost_coef(cost_coef)
+        plain = agent.policy.deployed_master()
+        values = agent.policy.master.q_net(obs)
+        th.testing.assert_close(plain(obs), values)
+        th.testing.assert_close(deployable(agent).master.forward(obs), values)
+    assert plain.q_net[0].in_features == obs.shape[1]
+    assert agent.policy.master_cost.flops == 2 * sum(layer.weight.numel() for layer in plain.q_net if hasattr(layer, "weight"))
+
+
+def test_the_cost_coef_is_saved(make_agent, tmp_path):
+    agent = make_agent(cost_coef=(0.1, 10.0)).learn(100)
+    agent.set_cost_coef(0.3)
+    agent.save(tmp_path / "agent")
+    loaded = AsymSAC.load(tmp_path / "agent", env=DriftEnv())
+    assert loaded.master.cost_coef == pytest.approx(0.3)
+    obs = th.rand(64, *agent.observation_space.shape)
+    th.testing.assert_close(loaded.policy.master.q_net(obs), agent.policy.master.q_net(obs))
+    loaded.learn(50, reset_num_timesteps=False)
+    assert loaded.master.cost_coef == pytest.approx(0.3)  # training draws others, and deploys this one
+    policy = type(agent.policy).load(_saved_policy(agent, tmp_path))
+    th.testing.assert_close(policy.master.q_net(obs), agent.policy.master.q_net(obs))
+
+
+def _saved_policy(agent, folder):
+    agent.policy.save(folder / "policy")
+    return folder / "policy"
+
+
+def test_a_learned_cost_coef_goes_on_where_it_was(make_agent, tmp_path):
+    agent = make_agent(cost_coef="auto_0.3").learn(200)
+    before = agent.master.cost_coef
+    assert before != pytest.approx(agent.dial.middle)
+    agent.save(tmp_path / "agent")
+    loaded = AsymSAC.load(tmp_path / "agent", env=DriftEnv())
+    assert loaded.master.cost_coef == before
+    loaded.learn(60, reset_num_timesteps=False)
+    assert loaded.master.cost_coef != before
+
+
+def test_each_transition_has_a_cost_coef_of_its_own(make_agent):
+    agent = make_agent(cost_coef=(0.1, 10.0), batch_size=500).learn(40)
+    batch = agent._sample(500)
+    assert batch.cost_coefs.min() >= 0.1 * 0.999
+    assert batch.cost_coefs.max() <= 10.0 * 1.001
+    logs = batch.cost_coefs.log10()
+    assert logs.mean() == pytest.approx(0.0, abs=0.15)
+    th.testing.assert_close(batch.positions, logs, atol=1e-5, rtol=0)
+    assert th.equal(batch.actions[:, -1:], batch.positions)
+
+
+def test_a_number_may_follow_a_dial(make_agent):
+    agent = make_agent(cost_coef=(0.1, 10.0)).learn(60)
+    agent.cost_coef = 2.0
+    agent.learn(60, reset_num_timesteps=False)
+    assert agent.master.cost_coef == pytest.approx(2.0)
+    assert agent._sample(8).cost_coefs.unique() == pytest.approx([2.0])
+
+
+@pytest.mark.parametrize(
+    "cost_coef",
+    ["dail", "auto", "auto_", "auto_0", "auto_1.5", "auto_x", (1.0, 1.0), (0.0, 1.0), (2.0, 1.0), (0.1,), [1, 2, 3]],
+)
+def test_what_is_no_cost_coef(make_agent, cost_coef):
+    with pytest.raises(ValueError, match=r"cost_coef \(λ\) must be|A dial needs a range"):
+        make_agent(cost_coef=cost_coef)
+
+
+def test_what_needs_a_dial(make_agent):
+    with pytest.raises(ValueError, match="make it with cost_coef='dial'"):
+        make_agent().set_cost_coef(0.3)
+    with pytest.raises(ValueError, match="needs critic='option'"):
+        make_agent(critic="shared", cost_coef="dial")
+    agent = make_agent(cost_coef=(0.1, 10.0))
+    with pytest.raises(ValueError, match=r"in the dial's range, 0.1 to 10, got 20"):
+        agent.set_cost_coef(20.0)
+    plain = make_agent(critic="option")
+    plain.cost_coef = "dial"
+    with pytest.raises(ValueError, match="must be given where the agent is made"):
+        plain.learn(30)
