@@ -2,7 +2,7 @@
 
 import inspect
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
-from sb3_asym.cost_coef import CostCoef, dial_of
+from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import FittedMaster
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
@@ -118,6 +118,7 @@ class AsymSAC(SAC):
             raise ValueError(str(error)) from error
         self.option_length = option_length
         self.cost_coef = cost_coef
+        self.cost_curve: Sequence[Sequence[float]] = ()  # λ, cost as a share of the largest sub-policy's, and return
         self.critic_kind = critic
         self.master_kwargs = dict(master_kwargs or {})
         self.fast_update = fast_update
@@ -200,6 +201,17 @@ class AsymSAC(SAC):
             raise ValueError("The agent learned for one λ: make it with cost_coef='dial' or a range to set λ later.")
         self.dial.check(cost_coef)
         self.policy.advantage_network.cost_coef.fill_(cost_coef)
+
+    def set_budget(self, budget: float) -> None:
+        """
+        Act under the least λ that keeps to a budget from now on, by the curve that ``evaluate(model, cost_coef=…)`` measured.
+
+        :param budget: greatest mean cost per env step, as a share of the largest sub-policy's FLOPs
+        :raises ValueError: if no curve was measured, or all of it costs more
+        """
+        if not self.cost_curve:
+            raise ValueError("The agent's cost was not measured under several λ yet: evaluate(model, cost_coef='dial') does.")
+        self.set_cost_coef(cost_coef_for(budget, self.cost_curve))
 
     @property
     def option_names(self) -> tuple[str, ...]:

@@ -129,6 +129,26 @@ def budget_of(cost_coef: CostCoef) -> float | None:
     return budget
 
 
+def cost_coef_for(budget: float, curve: Sequence[Sequence[float]]) -> float:
+    """
+    The least λ under which an agent keeps to a budget.
+
+    :param budget: greatest mean cost, as a share of the largest sub-policy's
+    :param curve: λ, rising, with the mean cost that was measured under it
+    :return: λ, between two of the curve on a logarithmic scale
+    :raises ValueError: if all of the curve costs more
+    """
+    cost_coefs = np.log([point[0] for point in curve])
+    shares = np.minimum.accumulate([point[1] for point in curve])  # what rises with λ is noise
+    if shares[-1] > budget:
+        raise ValueError(f"The agent costs {shares[-1]:.1%} of its largest sub-policy at the least, more than {budget:.1%}.")
+    after = int(np.argmax(shares <= budget))
+    if after == 0:
+        return float(curve[0][0])
+    rest = (shares[after - 1] - budget) / (shares[after - 1] - shares[after])
+    return float(np.exp(cost_coefs[after - 1] + rest * (cost_coefs[after] - cost_coefs[after - 1])))
+
+
 class CostCoefSchedule:
     """
     λ over the course of training.

@@ -48,7 +48,7 @@ class RandomEnv(gym.Env):
 def asym(env=None, policy="MlpPolicy", archs=None, net=None, **kwargs):
     """An AsymSAC model that uses all its options."""
     archs = archs or dict(small=[4], large=[16, 12])
-    policy_kwargs = dict(sub_net_archs=archs, master_net_arch=[8], **(net or {}))
+    policy_kwargs = {"sub_net_archs": archs, "master_net_arch": [8], **(net or {})}
     settings = dict(option_length=3, seed=0, device="cpu", buffer_size=100, policy_kwargs=policy_kwargs)
     return lively(AsymSAC(policy, env or RandomEnv(), **{**settings, **kwargs}))
 
@@ -97,6 +97,8 @@ ASYM_CASES = {
     "option_length 1": lambda: asym(option_length=1),
     "no hidden layer": lambda: asym(archs=dict(small=[], large=[7])),
     "gSDE": lambda: asym(use_sde=True),
+    "dial": lambda: asym(cost_coef=(0.1, 10.0)),
+    "dial, linear master": lambda: asym(cost_coef=(0.1, 10.0), net=dict(master_net_arch=[])),
     **{
         kind.__name__: lambda kind=kind: asym(net=dict(activation_fn=kind))
         for kind in (nn.Tanh, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Softplus)

@@ -7,8 +7,10 @@ from envs import DriftEnv
 from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
 from sb3_asym import AsymSAC
+from sb3_asym.cost_coef import cost_coef_for
 from sb3_asym.deployment import deployable
-from sb3_asym.evaluation import evaluate
+from sb3_asym.evaluation import evaluate, n_evaluations
+from sb3_asym.evaluation.plotting import switching
 
 WORTH = 5.9 / 0.75
 """λ at which the large sub-policy is just worth its cost in ``RareFailures``: 5.9 a step, for 3/4 λ more."""
@@ -122,3 +124,62 @@ def test_what_needs_a_dial(make_agent):
     plain.cost_coef = "dial"
     with pytest.raises(ValueError, match="must be given where the agent is made"):
         plain.learn(30)
+
+
+@pytest.fixture
+def dialled(make_agent):
+    """An agent whose small sub-policy is chosen where λ is high."""
+    agent = make_agent(cost_coef=(0.01, 10.0))
+    last = agent.policy.master.q_net.q_net[-1]
+    with th.no_grad():
+        last.bias.copy_(th.tensor([0.0, 1.0]) + last.bias)
+    return agent
+
+
+def test_the_curve_of_a_dial(dialled, tmp_path):
+    before = dialled.master.cost_coef
+    report = evaluate(dialled, DriftEnv(time_limit=30), 5, cost_coef=[0.01, 1.0, 10.0])
+    under = [other for other in report.comparisons if other.cost_coef is not None]
+    assert [other.name for other in under] == ["λ = 0.01", "λ = 1", "λ = 10"]
+    use = [other.option_use["large"] for other in under]
+    assert use[0] > use[-1]
+    assert sorted(use, reverse=True) == use
+    assert len(report.comparisons) + 1 == n_evaluations(dialled, True, [0.01, 1.0, 10.0]) == 10
+    random = next(other for other in report.comparisons if other.name == "random switching, as λ = 10")
+    assert random.option_use["large"] == pytest.approx(use[-1], abs=0.15)
+    assert dialled.master.cost_coef == before
+    assert [point[1] for point in dialled.cost_curve] == pytest.approx([1 - other.flops_reduction for other in under])
+    dialled.save(tmp_path / "agent")
+    loaded = AsymSAC.load(tmp_path / "agent")
+    np.testing.assert_allclose(loaded.cost_curve, dialled.cost_curve)
+    loaded.set_budget(0.99 * dialled.cost_curve[0][1])
+    assert 0.01 < loaded.master.cost_coef < 10.0
+    switching(report, tmp_path / "switching.png")
+    assert (tmp_path / "switching.png").stat().st_size > 10_000
+
+
+def test_nine_over_the_range(dialled):
+    evaluate(dialled, DriftEnv(), 1, compare=False, cost_coef="dial")
+    np.testing.assert_allclose([point[0] for point in dialled.cost_curve], np.geomspace(0.01, 10.0, 9))
+
+
+def test_the_least_cost_coef_within_a_budget():
+    curve = [(0.1, 0.9), (1.0, 0.5), (10.0, 0.6), (100.0, 0.1)]
+    assert cost_coef_for(1.0, curve) == pytest.approx(0.1)
+    assert cost_coef_for(0.9, curve) == pytest.approx(0.1)
+    assert cost_coef_for(0.7, curve) == pytest.approx(10**-0.5)
+    assert cost_coef_for(0.5, curve) == pytest.approx(1.0)
+    assert cost_coef_for(0.3, curve) == pytest.approx(10**1.5)  # 0.6 at a higher λ is noise
+    with pytest.raises(ValueError, match=r"costs 10.0% of its largest sub-policy at the least, more than 5.0%"):
+        cost_coef_for(0.05, curve)
+
+
+def test_what_a_curve_needs(make_agent, dialled):
+    with pytest.raises(ValueError, match="not measured under several λ yet"):
+        dialled.set_budget(0.4)
+    with pytest.raises(ValueError, match="cannot be measured under others"):
+        evaluate(make_agent(), DriftEnv(), 1, cost_coef=[0.1])
+    with pytest.raises(ValueError, match="in the dial's range"):
+        evaluate(dialled, DriftEnv(), 1, cost_coef=[0.1, 20.0])
+    with pytest.raises(ValueError, match="must be numbers or 'dial'"):
+        evaluate(dialled, DriftEnv(), 1, cost_coef="all")

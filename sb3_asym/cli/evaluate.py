@@ -1,5 +1,6 @@
 """``sb3-asym evaluate``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,10 @@ def evaluate(
     seed: Seed = 0,
     stochastic: Annotated[bool, typer.Option(help="Sample actions instead of taking their mean.")] = False,
     compare: Annotated[bool, typer.Option(help="Measure each sub-policy alone and random switching too.")] = True,
+    dial: Annotated[bool, typer.Option("--dial", help="Measure an agent with a dial under nine λ over its range.")] = False,
+    cost_coef: Annotated[list[float] | None, typer.Option(help="λ to measure an agent with a dial under; repeat it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of return against cost.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the agent with the curve of its dial, for set_budget.")] = None,
     output: JsonReport = None,
     env_kwargs: EnvKwargs = "{}",
     vec_normalize: Normalization = None,
@@ -34,8 +39,14 @@ def evaluate(
     """Measure return, use of each sub-policy and FLOPs per inference."""
     agent = load_agent(model)
     vec_env = make_normalized_env(env, env_kwargs, model, vec_normalize)
-    total = episodes * (n_evaluations(agent) if compare else 1)
-    with tqdm(total=total, unit="episode", disable=None) as bar:
-        report = evaluate_agent(agent, vec_env, episodes, not stochastic, seed, compare, on_episode=bar.update)
+    cost_coefs = "dial" if dial else cost_coef or ()
+    with tqdm(total=episodes * n_evaluations(agent, compare, cost_coefs), unit="episode", disable=None) as bar:
+        report = evaluate_agent(agent, vec_env, episodes, not stochastic, seed, compare, bar.update, cost_coefs)
     typer.echo(report)
     write_report(report, output)
+    if plot is not None:
+        from sb3_asym.evaluation.plotting import switching
+
+        switching(report, plot, title=env)
+    if save is not None:
+        agent.save(save)

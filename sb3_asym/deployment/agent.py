@@ -1,5 +1,6 @@
 """A deployable agent: plain layers, input normalization and the conversion of outputs to actions."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -142,6 +143,30 @@ class Normalization:
 
 
 @dataclass(frozen=True)
+class DeployedDial:
+    """
+    How the master's outputs change with λ: by what it adds to the outputs of its first layer and of its last one.
+
+    :param low: least λ, return per env step of the most expensive sub-policy
+    :param high: greatest λ
+    :param cost_coef: λ of the master as it is, for which both add nothing
+    :param column: what is added in the first layer for each unit of ``rate`` · log λ, ``(n_out,)`` float32
+    :param prices: what is subtracted in the last layer for each unit of λ, ``(n_options,)`` float32
+    """
+
+    low: float
+    high: float
+    cost_coef: float
+    column: np.ndarray
+    prices: np.ndarray
+
+    @property
+    def rate(self) -> float:
+        """What the networks see of a change of λ is this times that of log λ."""
+        return 2 / math.log(self.high / self.low)
+
+
+@dataclass(frozen=True)
 class DeployableAgent:
     """
     An agent reduced to the networks that act on the robot.
@@ -157,6 +182,7 @@ class DeployableAgent:
         bounds, or "argmax"
     :param low: lower bounds of the actions, ``(action_dim,)`` float32
     :param high: upper bounds of the actions, ``(action_dim,)`` float32
+    :param dial: how the master changes with λ, or None where λ cannot be set
     """
 
     algorithm: str
@@ -169,6 +195,7 @@ class DeployableAgent:
     output: str
     low: np.ndarray
     high: np.ndarray
+    dial: DeployedDial | None = None
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -288,4 +315,4 @@ class DeployableAgent:
         :param option: index of the sub-policy
         :return: agent of this sub-policy alone
         """
-        return replace(self, sub_policies=self.sub_policies[option : option + 1], master=None, option_length=1)
+        return replace(self, sub_policies=self.sub_policies[option : option + 1], master=None, option_length=1, dial=None)

@@ -19,7 +19,7 @@ from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
 from sb3_asym.deployment.activations import ACTIVATIONS
-from sb3_asym.deployment.agent import Dense, DeployableAgent, Network, Normalization, ObservationPart
+from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network, Normalization, ObservationPart
 from sb3_asym.policies import AsymSACPolicy
 
 
@@ -60,7 +60,17 @@ def deployable_view(model: BaseAlgorithm, vec_normalize: VecNormalize | None = N
         output=output,
         low=low,
         high=high,
+        dial=_dial(policy),
     )
+
+
+def _dial(policy: Any) -> DeployedDial | None:
+    """How the master changes with λ, where it can be set."""
+    if not isinstance(policy, AsymSACPolicy) or policy.dial is None:
+        return None
+    network: Any = policy.advantage_network
+    column, prices = _array(network.q_net[0].weight[:, -1]).copy(), _array(network.prices / network.scale)
+    return DeployedDial(policy.dial.low, policy.dial.high, network.cost_coef.item(), column, prices)
 
 
 class DeployedNetwork(NamedTuple):

@@ -1,6 +1,6 @@
 """Return and cost of an agent over seeded episodes, compared with its sub-policies alone and with random switching."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from sb3_asym.evaluation.rollout import rollout
 from sb3_asym.options import OptionStatistics
 from sb3_asym.policies import Chooser
 
+N_DIALLED = 9
+"""Number of λ over a dial's range."""
+
 
 def evaluate(
     model: AsymSAC,
@@ -24,11 +27,14 @@ def evaluate(
     seed: int = 0,
     compare: bool = True,
     on_episode: Callable[[], Any] | None = None,
+    cost_coef: Sequence[float] | str = (),
 ) -> EvaluationReport:
     """
     Measure return and cost of an agent.
 
-    For comparison, each sub-policy alone is measured too, and random switching with the same use of each sub-policy.
+    For comparison, each sub-policy alone is measured too, and random switching with the same use of each sub-policy. With
+    ``cost_coef``, an agent with a dial is measured under each of these λ, and random switching at the use of each. The curve
+    of cost over λ is kept in ``model.cost_curve``, for :meth:`sb3_asym.AsymSAC.set_budget` and for ``save``.
 
     :param model: an AsymSAC agent
     :param env: env or its id, normalized as the training env unless it is already; by default a new env like the training env
@@ -37,36 +43,73 @@ def evaluate(
     :param seed: seed of the envs, the same for each way to choose the options
     :param compare: True to measure the sub-policies alone and random switching too
     :param on_episode: function to call after each episode, such as the update of a progress bar; with ``compare``, there are
-        ``n_evaluations(model) * n_eval_episodes`` episodes
+        ``n_evaluations(model, compare, cost_coef) * n_eval_episodes`` episodes
+    :param cost_coef: λ of an agent with a dial, or "dial" for nine over its range
     :return: report of the agent, with those of the comparison
-    :raises ValueError: if there is no env, the agent is learning in it, its spaces differ from the agent's, or
-        ``n_eval_episodes`` is below 1
+    :raises ValueError: if there is no env, the agent is learning in it, its spaces differ from the agent's,
+        ``n_eval_episodes`` is below 1, or the agent has no dial, or not this λ on it
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+    cost_coefs = _dialled(model, cost_coef)
     vec_env = prepare_env(model, env)
     arguments = (model, vec_env, n_eval_episodes, deterministic, seed, on_episode)
     report = _measure("agent", None, *arguments)
+    comparisons: list[EvaluationReport] = []
     if compare:
-        use = list(report.option_use.values())
-        rng = np.random.default_rng(seed)
-        others = {f"{name} alone": _always(option) for option, name in enumerate(model.option_names)}
-        others["random switching"] = lambda _, n_obs: rng.choice(len(use), size=n_obs, p=use)
-        comparisons = tuple(_measure(name, choose, *arguments) for name, choose in others.items())
-        report = replace(report, comparisons=comparisons)
+        for option, name in enumerate(model.option_names):
+            comparisons.append(_measure(f"{name} alone", _always(option), *arguments))
+        comparisons.append(_measure("random switching", _random(report, seed), *arguments))
+    if cost_coefs:
+        before = model.master.cost_coef
+        try:
+            for value in cost_coefs:
+                model.set_cost_coef(value)
+                under = replace(_measure(f"λ = {value:.3g}", None, *arguments), cost_coef=value)
+                comparisons.append(under)
+                if compare:
+                    name = f"random switching, as λ = {value:.3g}"
+                    comparisons.append(_measure(name, _random(under, seed), *arguments))
+        finally:
+            model.set_cost_coef(before)
+        points = [(r.cost_coef, 1 - r.flops_reduction, r.mean_reward) for r in comparisons if r.cost_coef is not None]
+        model.cost_curve = sorted(points)
     if env is None or isinstance(env, str):
         vec_env.close()
-    return report
+    return replace(report, comparisons=tuple(comparisons))
 
 
-def n_evaluations(model: AsymSAC) -> int:
+def n_evaluations(model: AsymSAC, compare: bool = True, cost_coef: Sequence[float] | str = ()) -> int:
     """
-    Number of ways to choose the options that ``evaluate(compare=True)`` measures.
+    Number of ways to choose the options that ``evaluate`` measures.
 
     :param model: an AsymSAC agent
+    :param compare: as for ``evaluate``
+    :param cost_coef: as for ``evaluate``
     :return: number of ways
     """
-    return len(model.option_names) + 2
+    return 1 + compare * (len(model.option_names) + 1) + (1 + compare) * len(_dialled(model, cost_coef))
+
+
+def _dialled(model: AsymSAC, cost_coef: Sequence[float] | str) -> list[float]:
+    """λ under which an agent is measured."""
+    if len(cost_coef) == 0:
+        return []
+    if model.dial is None:
+        raise ValueError("The agent learned for one λ, so it cannot be measured under others: train it with cost_coef='dial'.")
+    if isinstance(cost_coef, str):
+        if cost_coef != "dial":
+            raise ValueError(f"cost_coef must be numbers or 'dial', got {cost_coef!r}.")
+        return np.geomspace(model.dial.low, model.dial.high, N_DIALLED).clip(model.dial.low, model.dial.high).tolist()
+    for value in cost_coef:
+        model.dial.check(value)
+    return [float(value) for value in cost_coef]
+
+
+def _random(report: EvaluationReport, seed: int) -> Chooser:
+    """Function that chooses at random, with the use of a report."""
+    use, rng = list(report.option_use.values()), np.random.default_rng(seed)
+    return lambda _, n_obs: rng.choice(len(use), size=n_obs, p=use)
 
 
 def _always(option: int) -> Chooser:

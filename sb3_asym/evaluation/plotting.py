@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_asym.evaluation.report import EvaluationReport
 from sb3_asym.evaluation.rollout import EpisodeRecord
 
 if TYPE_CHECKING:
@@ -174,6 +175,49 @@ def pareto_front(
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return _save(axes.get_figure(root=True), path)
+
+
+def switching(report: EvaluationReport, path: str | Path | None = None, title: str = "") -> "Figure":
+    """
+    Draw return against cost of one agent: under each λ of its dial, random switching at the same use, each sub-policy alone,
+    and the Pareto front of all.
+
+    :param report: report of :func:`sb3_asym.evaluation.evaluate`
+    :param path: path of the image file to write, or None
+    :param title: title of the figure
+    :return: the figure
+    """
+    from matplotlib.figure import Figure
+
+    kinds: dict[str, list[EvaluationReport]] = {"dial": [], "random switching": [], "alone": []}
+    for other in report.comparisons:
+        random = other.name.startswith("random switching")
+        kinds["dial" if other.cost_coef is not None else "random switching" if random else "alone"].append(other)
+    kinds["dial" if kinds["dial"] else "agent"] = kinds["dial"] or [report]
+    axes = Figure(figsize=(7, 4.5), layout="constrained").subplots()
+    styles = {"dial": ("o", "tab:green"), "agent": ("o", "tab:green"), "random switching": ("x", "tab:gray")}
+    for kind, (marker, color) in styles.items():
+        reports = sorted(kinds.get(kind, []), key=lambda r: r.flops_per_inference)
+        if reports:
+            flops, returns = ([getattr(r, name) for r in reports] for name in ("flops_per_inference", "mean_reward"))
+            axes.plot(flops, returns, marker=marker, color=color, linewidth=1, label=kind, zorder=3)
+    for other, marker in zip(kinds["alone"], "sD^vP*X", strict=False):
+        axes.scatter(other.flops_per_inference, other.mean_reward, marker=marker, color="tab:red", label=other.name, zorder=4)
+    front = _front([(r.flops_per_inference, r.mean_reward) for r in (report, *report.comparisons)])
+    axes.step(*zip(*front, strict=True), where="post", color="black", linewidth=0.8, linestyle="--", label="Pareto front")
+    axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=title)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return _save(axes.get_figure(root=True), path)
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points than which none is both cheaper and better, from cheap to expensive."""
+    best: list[tuple[float, float]] = []
+    for flops, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not best or value > best[-1][1]:
+            best.append((flops, value))
+    return best
 
 
 def _draw_frames(axis: "Axes", frames: Mapping[int, np.ndarray]) -> None:

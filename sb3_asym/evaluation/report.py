@@ -11,7 +11,7 @@ class EvaluationReport:
     """
     Return and cost of one way to choose the options. ``str(report)`` is a table that includes the comparisons.
 
-    :param name: "agent" (the master chooses), "random switching" or "<sub-policy> alone"
+    :param name: "agent" (the master chooses), "random switching", "<sub-policy> alone" or "λ = …"
     :param mean_reward: mean return of an episode
     :param std_reward: standard deviation of the return over the episodes
     :param n_episodes: number of episodes
@@ -23,6 +23,7 @@ class EvaluationReport:
     :param switches_per_episode: mean number of changes of the sub-policy in an episode
     :param episode_rewards: return of each episode
     :param comparisons: reports of the other ways to choose the options, over episodes with the same seeds
+    :param cost_coef: λ that the agent's dial was set to, or None
     """
 
     name: str
@@ -37,6 +38,7 @@ class EvaluationReport:
     switches_per_episode: float
     episode_rewards: tuple[float, ...]
     comparisons: tuple["EvaluationReport", ...] = ()
+    cost_coef: float | None = None
 
     @property
     def macs_per_inference(self) -> float:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sb3_asym.deployment.activations import ACTIVATIONS, c_float
-from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
+from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network
 from sb3_asym.deployment.recording import Recording
 from sb3_asym.export.report import tolerances
 from sb3_asym.quantization.layers import Int8Dense
@@ -53,8 +53,9 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
     names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": __version__}
-    (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent)))
-    (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper())))
+    dial = {part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset")}
+    (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent), **dial))
+    (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper()), **dial))
     (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
 
 
@@ -66,8 +67,27 @@ def fill(template: str, **values: str | int) -> str:
     :param values: text for each ``$name`` of the template
     :return: the C code
     """
-    text = files("sb3_asym.export").joinpath("templates", template).read_text()
-    return Template(text).substitute(values)
+    return Template(_template(template)).substitute(values)
+
+
+def _template(name: str) -> str:
+    return files("sb3_asym.export").joinpath("templates", name).read_text()
+
+
+def _dial(dial: DeployedDial | None, part: str, **names: str) -> str:
+    """C code for λ, where it can be set: a part of ``templates/dial.c``."""
+    if dial is None:
+        return ""
+    parts = dict(re.findall(r"^/\* part: (\w+) \*/\n(.*?)(?=^/\* part|\Z)", _template("dial.c"), re.MULTILINE | re.DOTALL))
+    return Template(parts[part]).substitute(
+        names,
+        n_column=len(dial.column),
+        n_prices=len(dial.prices),
+        low=c_float(dial.low),
+        high=c_float(dial.high),
+        cost_coef=c_float(dial.cost_coef),
+        rate=c_float(dial.rate),
+    )
 
 
 def _header(agent: DeployableAgent) -> dict[str, str | int]:
@@ -110,9 +130,11 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
     bodies: list[str] = []
     activations: dict[str, str] = {}
     for number, network in enumerate(agent.networks):
-        arrays, body = network_code(network, number, activations)
+        arrays, body = network_code(network, number, activations, agent.dial if network is agent.master else None)
         data += [array.definition for array in arrays]
         bodies.append(body)
+    if agent.dial is not None:
+        data += [CArray("float", f"dial_{name}", getattr(agent.dial, name)).definition for name in ("column", "prices")]
     normalize = ""
     x = "obs"
     if agent.normalization:
@@ -126,6 +148,11 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
             f"{INDENT}}}\n"
         )
     functions = layer_functions(agent.networks, activations)
+    if agent.dial is not None:
+        functions.append(
+            "static void add(const float *values, int n, float *y)\n{\n"
+            f"{INDENT}for (int i = 0; i < n; i++)\n{INDENT * 2}y[i] += values[i];\n}}\n"
+        )
     bounds = {} if agent.output == "argmax" else {"low": agent.low, "high": agent.high}
     data += [CArray("float", f"action_{name}", values).definition for name, values in {**bounds, "rest": agent.rest}.items()]
     if agent.output == "argmax" or agent.master:
@@ -155,7 +182,7 @@ def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
         return f"{INDENT}steps_left = {prefix}_OPTION_LENGTH;\n"
     return (
         f"{INDENT}if (steps_left <= 0) {{\n"
-        f"{INDENT * 2}network_{len(agent.sub_policies)}({x}, y);\n"
+        f"{INDENT * 2}network_{len(agent.sub_policies)}({x}, {'' if agent.dial is None else 'state->shift, '}y);\n"
         f"{INDENT * 2}option = argmax(y, {prefix}_N_OPTIONS);\n"
         f"{INDENT * 2}steps_left = {prefix}_OPTION_LENGTH;\n{INDENT}}}\n"
     )
@@ -197,13 +224,17 @@ def layer_functions(networks: Iterable[Network], activations: dict[str, str]) ->
     return functions + [_activation(name, expression) for expression, name in activations.items()]
 
 
-def network_code(network: Network, number: int, activations: dict[str, str]) -> tuple[list[CArray], str]:
+def network_code(
+    network: Network, number: int, activations: dict[str, str], dial: DeployedDial | None = None
+) -> tuple[list[CArray], str]:
     """
-    C arrays of a network, and the C function that runs it, ``network_<number>(const float *x, float *y)``.
+    C arrays of a network, and the C function that runs it, ``network_<number>(const float *x, float *y)``; with a dial, what λ
+    adds to the outputs of the first and the last layer stands between the two, ``const float *shift``.
 
     :param network: the network
     :param number: index of the network, part of the names of its arrays and its function
     :param activations: name of the C function by C expression, extended by the activations of this network
+    :param dial: how the network changes with λ, or None
     :return: the arrays, and the definition of the function
     """
     data: list[CArray] = []
@@ -215,6 +246,10 @@ def network_code(network: Network, number: int, activations: dict[str, str]) -> 
         y = "y" if last else f"h[{index % 2}]"
         data += layer_arrays(layer, f"{number}_{index}")
         calls += _layer_calls(layer, f"{number}_{index}", x, y)
+        if dial is not None and index == 0:
+            calls.append(f"add(shift, {len(dial.column)}, {y});")
+        if dial is not None and last:
+            calls.append(f"add(shift + {len(dial.column)}, {len(dial.prices)}, {y});")
         for module in layer.activations:
             expression = ACTIVATIONS[type(module)].c(module)
             name = activations.setdefault(expression, f"activate_{len(activations)}")
@@ -227,7 +262,8 @@ def network_code(network: Network, number: int, activations: dict[str, str]) -> 
         buffers.append(f"uint8_t q[{max(_widths(network)[:-1])}];")
     lines = "\n".join(INDENT + line for line in [*buffers, *calls])
     comment = f"/* {_describe(network)} */"
-    return data, f"{comment}\nstatic void network_{number}(const float *x, float *y)\n{{\n{lines}\n}}\n"
+    shift = "" if dial is None else "const float *shift, "
+    return data, f"{comment}\nstatic void network_{number}(const float *x, {shift}float *y)\n{{\n{lines}\n}}\n"
 
 
 def layer_arrays(layer: Dense, number: str) -> list[CArray]:

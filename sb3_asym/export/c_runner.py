@@ -98,8 +98,16 @@ class CRunner:
         loaded = ctypes.CDLL(str(library))
         self._reset, self._step = loaded[f"{prefix}_reset"], loaded[f"{prefix}_step"]
 
+        n_shift = 0 if agent.dial is None else len(agent.dial.column) + len(agent.dial.prices)
+        self._set_cost_coef = None if agent.dial is None else loaded[f"{prefix}_set_cost_coef"]
+
         class State(ctypes.Structure):
-            _fields_ = [("option", ctypes.c_int), ("steps_left", ctypes.c_int), ("action", ctypes.c_float * agent.action_dim)]
+            _fields_ = [
+                ("option", ctypes.c_int),
+                ("steps_left", ctypes.c_int),
+                ("action", ctypes.c_float * agent.action_dim),
+                ("shift", ctypes.c_float * n_shift),
+            ]
 
         self._state, self._action = State(), np.zeros(agent.action_dim, dtype=np.float32)
         self.reset()
@@ -107,6 +115,16 @@ class CRunner:
     def reset(self) -> None:
         """Start an episode."""
         self._reset(ctypes.byref(self._state))
+
+    def set_cost_coef(self, cost_coef: float) -> int:
+        """
+        Choose under another λ until the next reset.
+
+        :param cost_coef: λ, return per env step of the most expensive sub-policy
+        :return: 0, or the code of an error
+        """
+        assert self._set_cost_coef is not None, "The agent has no dial."
+        return self._set_cost_coef(ctypes.byref(self._state), ctypes.c_float(cost_coef))
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
         """Option in force and action for an observation."""

@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from sb3_asym.deployment.activations import ACTIVATIONS
-from sb3_asym.deployment.agent import Dense, DeployableAgent, Network
+from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network
 from sb3_asym.quantization.layers import Int8Dense
 from sb3_asym.versions import __version__, versions
 
@@ -91,7 +91,7 @@ def write_onnx(agent: DeployableAgent, folder: Path) -> None:
     :raises ValueError: if a part of the observation has the name of another input or of an output, if two sub-policies
         have the same file name, or if ONNX Runtime does not run all int8 layers with int8 kernels
     """
-    taken = {"action", "option", "option_in", "q_values", "steps_left", "steps_left_in"}
+    taken = {"action", "cost_coef", "option", "option_in", "q_values", "steps_left", "steps_left_in"}
     for part in agent.observations:
         if part.name in taken:
             raise ValueError(f"The observation's {part.name!r} has a name that the ONNX graph needs: rename it in the env.")
@@ -186,15 +186,17 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def _single(agent: DeployableAgent, network: Network) -> onnx.ModelProto:
     """Graph of a single network: from a batch of observations to actions, or to q-values and options for the master."""
     graph = Graph(network.name)
-    output = _network(graph, network, _observations(graph, agent))
-    if network is agent.master:
+    is_master = network is agent.master
+    x = _observations(graph, agent)
+    output = _network(graph, network, x, _shift(graph, agent.dial if is_master else None))
+    if is_master:
         _rename(graph, graph.add("Identity", output), "q_values")
         _rename(graph, graph.add("ArgMax", output, axis=1, keepdims=0), "option")
         outputs = [_value("q_values", ["batch", len(agent.sub_policies)]), _value("option", ["batch"], TensorProto.INT64)]
     else:
         _rename(graph, _action(graph, agent, output), "action")
         outputs = [_value("action", ["batch", agent.action_dim])]
-    return _model(agent, graph.finish(_inputs(agent, "batch"), outputs))
+    return _model(agent, graph.finish([*_inputs(agent, "batch"), *(_dial(agent) if is_master else [])], outputs))
 
 
 def _policy(agent: DeployableAgent) -> onnx.ModelProto:
@@ -206,7 +208,8 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
         _rename(graph, graph.add("Identity", np.zeros(1, dtype=np.int64)), "option")
     else:
         master, keep = Graph("master"), Graph("keep")
-        chosen = master.add("ArgMax", _network(master, agent.master, x), axis=1, keepdims=0)
+        values = _network(master, agent.master, x, _shift(graph, agent.dial))
+        chosen = master.add("ArgMax", values, axis=1, keepdims=0)
         kept = keep.add("Identity", "option_in")
         branches = (
             master.finish([], [_value(chosen, [1], TensorProto.INT64)]),
@@ -222,7 +225,7 @@ def _policy(agent: DeployableAgent) -> onnx.ModelProto:
         _value("option", [1], TensorProto.INT64),
         _value("steps_left", [1], TensorProto.INT64),
     ]
-    return _model(agent, graph.finish([*_inputs(agent, 1), *state], outputs))
+    return _model(agent, graph.finish([*_inputs(agent, 1), *_dial(agent), *state], outputs))
 
 
 def _run_option(graph: Graph, agent: DeployableAgent, x: str, first: int) -> str:
@@ -249,10 +252,24 @@ def _observations(graph: Graph, agent: DeployableAgent) -> str:
     return x
 
 
-def _network(graph: Graph, network: Network, x: str) -> str:
-    """Nodes for the outputs of a network."""
-    for layer in network.layers:
+def _shift(graph: Graph, dial: DeployedDial | None) -> tuple[str, str] | None:
+    """Nodes for what the input ``cost_coef``, λ, adds to the outputs of the master's first and last layer."""
+    if dial is None:
+        return None
+    change = graph.add("Log", graph.add("Div", "cost_coef", np.float32(dial.cost_coef)))
+    first = graph.add("Mul", change, np.float32(dial.rate) * dial.column)
+    last = graph.add("Mul", graph.add("Sub", np.float32(dial.cost_coef), "cost_coef"), dial.prices)
+    return first, last
+
+
+def _network(graph: Graph, network: Network, x: str, shift: tuple[str, str] | None = None) -> str:
+    """Nodes for the outputs of a network, to those of whose first and last layer something may be added."""
+    for index, layer in enumerate(network.layers):
         x = _int8_dense(graph, layer, x) if isinstance(layer, Int8Dense) else _dense(graph, layer, x)
+        if shift is not None and index == 0:
+            x = graph.add("Add", x, shift[0])
+        if shift is not None and index == len(network.layers) - 1:
+            x = graph.add("Add", x, shift[1])
         for module in layer.activations:
             activation = ACTIVATIONS[type(module)]
             if activation.onnx == "Clip":  # a Clip keeps ONNX Runtime from an int8 kernel for the layer before
@@ -310,6 +327,11 @@ def _inputs(agent: DeployableAgent, batch: int | str) -> list[onnx.ValueInfoProt
     return [_value(part.name, [batch, *part.shape]) for part in agent.observations]
 
 
+def _dial(agent: DeployableAgent) -> list[onnx.ValueInfoProto]:
+    """The input for λ, where it can be set."""
+    return [] if agent.dial is None else [_value("cost_coef", [1])]
+
+
 def _value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -338,6 +360,7 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
             "action_low": json.dumps(agent.low.tolist()),
             "action_high": json.dumps(agent.high.tolist()),
             "precision": json.dumps({network.name: network.precision for network in agent.networks}),
+            "cost_coef": json.dumps(None if agent.dial is None else [agent.dial.low, agent.dial.high]),
             "versions": json.dumps(versions()),
         },
     )

@@ -55,7 +55,17 @@ class OnnxRunner:
                 array = np.zeros(value.shape, dtype=np.int64 if value.type == "tensor(int64)" else np.float32)
                 bind(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
                 self._arrays[value.name] = array
+        self.set_cost_coef(None)
         self.reset()
+
+    def set_cost_coef(self, cost_coef: float | None) -> None:
+        """
+        Choose under another λ from now on.
+
+        :param cost_coef: λ, return per env step of the most expensive sub-policy; None for the one that was exported
+        """
+        if self.agent.dial is not None:
+            self._arrays["cost_coef"][:] = self.agent.dial.cost_coef if cost_coef is None else cost_coef
 
     def reset(self) -> None:
         """Start an episode."""

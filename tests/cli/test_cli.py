@@ -25,6 +25,19 @@ def model(tmp_path_factory):
     return path
 
 
+def test_evaluate_a_dial(tmp_path):
+    nets = dict(sub_net_archs=dict(small=[4], large=[16]))
+    AsymSAC("MlpPolicy", "Pendulum-v1", cost_coef="dial", policy_kwargs=nets, device="cpu").save(tmp_path / "agent")
+    files = {"--plot": "curve.png", "--save": "measured.zip", "-o": "report.json"}
+    written = [argument for option, name in files.items() for argument in (option, tmp_path / name)]
+    done = run("evaluate", tmp_path / "agent.zip", "--env", "Pendulum-v1", "-n", 1, "--dial", "--no-compare", *written)
+    assert "λ = 0.001" in done.stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["comparisons"]) == 9
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+    assert len(AsymSAC.load(tmp_path / "measured.zip").cost_curve) == 9
+
+
 def test_evaluate(model, tmp_path):
     done = run("evaluate", model, "--env", "Pendulum-v1", "-n", 1, "-o", tmp_path / "new" / "report.json")
     assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ void ${prefix}_reset(${prefix}_state_t *state)
     state->steps_left = 0;
     for (int i = 0; i < ${PREFIX}_ACTION_DIM; i++)
         state->last_action[i] = action_rest[i];
-}
+$reset}
 
 int ${prefix}_step(${prefix}_state_t *state, const float *obs, float *action)
 {
@@ -45,3 +45,4 @@ $act    state->option = option;
     state->steps_left = steps_left - 1;
     return hold(state, action, option);
 }
+$definition

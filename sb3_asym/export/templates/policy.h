@@ -26,7 +26,7 @@ typedef struct {
     int option;                              /* in force */
     int steps_left;                          /* that it has; at 0 the next step starts a new one */
     float last_action[${PREFIX}_ACTION_DIM]; /* the last finite one */
-} ${prefix}_state_t;
+$members} ${prefix}_state_t;
 
 extern const char *const ${prefix}_option_names[${PREFIX}_N_OPTIONS];
 
@@ -36,7 +36,7 @@ void ${prefix}_reset(${prefix}_state_t *state);
 /* One control step. Returns the option that was used, or a negative code: then the action is the last finite one
  * (the middle of the bounds, if there was none) and the state is as it was. */
 int ${prefix}_step(${prefix}_state_t *state, const float *obs, float *action);
-
+$declaration
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,76 @@
+"""λ set in exported code."""
+
+import numpy as np
+import pytest
+import torch as th
+from export_cases import made
+
+from sb3_asym.deployment import deployable
+from sb3_asym.deployment.recording import replay
+from sb3_asym.deployment.runners import ReferenceRunner
+from sb3_asym.export.c import write_c
+from sb3_asym.export.c_runner import CRunner
+from sb3_asym.export.onnx import open_session, write_onnx
+from sb3_asym.export.onnx_runner import OnnxRunner
+from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import parse_precision
+
+FORMATS = {"c": (write_c, CRunner), "onnx": (lambda agent, _, folder: write_onnx(agent, folder), OnnxRunner)}
+
+
+class Dialled:
+    """A runner under another λ."""
+
+    def __init__(self, runner, cost_coef):
+        self.runner, self.cost_coef = runner, cost_coef
+
+    def reset(self):
+        self.runner.reset()
+        self.runner.set_cost_coef(self.cost_coef)
+
+    def step(self, observation):
+        return self.runner.step(observation)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("case", ["dial", "dial, linear master"])
+def test_an_export_chooses_as_the_model_does(case, kind, precision, tmp_path):
+    model, agent, recording = made(case)
+    precisions = parse_precision(precision, tuple(network.name for network in agent.networks))
+    write, runner = FORMATS[kind]
+    write(quantize(agent, precisions, recording.observations), recording, tmp_path)
+    driver = runner(agent, tmp_path)
+    use = []
+    for cost_coef in (0.1, 1.0, 3.0, 10.0):
+        model.set_cost_coef(cost_coef)
+        wanted, _ = replay(ReferenceRunner(deployable(model)), agent, recording)
+        options, _ = replay(Dialled(driver, cost_coef), agent, recording)
+        if precision == "fp32":
+            np.testing.assert_array_equal(options, wanted)
+        else:
+            assert np.mean(options == wanted) > 0.9
+        use.append(np.mean(options))
+    assert use[0] > use[-1]
+
+
+def test_a_reset_brings_back_what_was_exported(tmp_path):
+    _, agent, recording = made("dial")
+    write_c(agent, recording, tmp_path)
+    driver = CRunner(agent, tmp_path)
+    assert driver.set_cost_coef(10.0) == 0
+    driver.reset()
+    np.testing.assert_array_equal(replay(driver, agent, recording)[0], recording.options)
+    assert [driver.set_cost_coef(value) for value in (0.09, 10.1, float("nan"), -1.0)] == [-3] * 4
+
+
+def test_the_master_alone(tmp_path):
+    model, agent, recording = made("dial")
+    write_onnx(agent, tmp_path)
+    session = open_session(tmp_path / "master.onnx")
+    observations = recording.observations[:50]
+    for cost_coef in (0.2, 5.0):
+        model.set_cost_coef(cost_coef)
+        inputs = {"observation": observations, "cost_coef": np.float32([cost_coef])}
+        q_values = deployable(model).master.forward(th.as_tensor(observations))
+        np.testing.assert_allclose(session.run(["q_values"], inputs)[0], q_values, atol=1e-5)
