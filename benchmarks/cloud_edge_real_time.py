@@ -24,13 +24,51 @@ BLOCK = 1 << 16
 
 def deadline_run(hz: float, priority: int, seconds: float) -> dict[str, Any]:
     """A pendulum at a fixed rate while the learner trains beside it and both stream, on one machine."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Stalls() as stalls:
         SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[64, 64])).save(Path(folder) / "sim.zip")
         url = str(Path(folder) / "link")
         arguments = dict(ratio=1.0, prefill=256, push_period=PUSH_PERIOD, checkpoint_period=30.0)
         with LearnerProcess(Path(folder) / "sim.zip", url, 1 << 30, **arguments):
             report = EdgeRunner("Pendulum-v1", url, hz=hz, priority=priority, swap="step").run(seconds=seconds)
-    return {**report.to_dict(), "push_period": PUSH_PERIOD}
+    return {**report.to_dict(), "push_period": PUSH_PERIOD, "stalls": stalls.longest}
+
+
+class Stalls:
+    """
+    The longest times for which each core ran nothing at all: a process on each, at the highest real-time priority, sleeps for
+    1 ms again and again, and what it oversleeps is not the program's fault but that of the kernel or of the virtual machine.
+    """
+
+    def __enter__(self) -> "Stalls":
+        context = multiprocessing.get_context("spawn")
+        self._gaps = context.Array("d", [0.0] * (1 + max(os.sched_getaffinity(0))))
+        self._processes = [
+            context.Process(target=_watch_for_stalls, args=(core, self._gaps), daemon=True) for core in os.sched_getaffinity(0)
+        ]
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+
+    @property
+    def longest(self) -> list[float]:
+        """Longest stall of each core, s."""
+        return list(self._gaps)
+
+
+def _watch_for_stalls(core: int, gaps: Any) -> None:
+    os.sched_setaffinity(0, {core})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
+    last = time.monotonic()
+    while True:
+        time.sleep(0.001)
+        now = time.monotonic()
+        if now - last - 0.001 > gaps[core]:
+            gaps[core] = now - last - 0.001
+        last = now
 
 
 def swap_run(n_swaps: int) -> dict[str, Any]:

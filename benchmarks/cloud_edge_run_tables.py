@@ -28,9 +28,9 @@ def note(result: dict[str, Any]) -> str:
 def deadlines_table(result: dict[str, Any]) -> str:
     """Markdown: deadlines and ages of policies while training and streaming."""
     lines = [
-        "| | deadlines | missed | most in a row | lateness, median | 99.9 % | greatest | age of policies, 95 % | policies "
-        "| load |",
-        "|---" * 10 + "|",
+        "| | deadlines | missed | most in a row | lateness, median | 99.9 % | greatest | longest stall of a core "
+        "| age of policies, 95 % | policies | load |",
+        "|---" * 11 + "|",
     ]
     for name, run in result["runs"].items():
         if name == "swaps":
@@ -42,13 +42,17 @@ def deadlines_table(result: dict[str, Any]) -> str:
             f"{run['missed'] / run['deadlines']:.3%}",
             str(run["most_missed_in_a_row"]),
             *(f"{1e3 * late[key]:.2f} ms" for key in ("p50", "p99.9", "max")),
+            f"{1e3 * max(run['stalls']):.2f} ms" if "stalls" in run else "",
             f"{run['policy_age']['p95']:.2f} s",
             f"{run['swaps']:,}",
             run["machine"].split("load ")[1].partition(",")[0],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     push = next(run["push_period"] for name, run in result["runs"].items() if name != "swaps")
-    text = [f"A new policy every {push:g} s, taken at once; the learner trains on the same machine."]
+    text = [
+        f"A new policy every {push:g} s, taken at once; the learner trains on the same machine, beside other trainings (load). "
+        "A stall is what a process of the highest priority on the same core overslept: no program ran there."
+    ]
     if "swaps" in result["runs"]:
         swaps = result["runs"]["swaps"]
         text.append(
