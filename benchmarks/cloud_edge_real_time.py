@@ -19,6 +19,8 @@ from sb3_asym.cloud_edge.link import learner_link
 from sb3_asym.shared_memory import WeightBlock
 
 PUSH_PERIOD = 0.5
+FAULTS_HZ = 200
+MEMORY = 1_000_000
 BLOCK = 1 << 16
 
 
@@ -102,16 +104,17 @@ def _write(path: str) -> None:
 
 
 def fault_run(link: str, n_kills: int, n_transitions: int, outage: float) -> dict[str, Any]:
-    """Kill each part again and again while a robot counts its steps, faster than in real time."""
+    """Kill each part again and again while a robot counts its steps."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_STATE_HOME"] = name
-        make_model(folder / "sim.zip", CountingRobot(folder / "other"))
+        # The learner's checkpoint keeps as many transitions as the replay memory: more than will come.
+        make_model(folder / "sim.zip", CountingRobot(folder / "other"), buffer_size=MEMORY)
         broker = Broker(folder / "broker", "--appendfsync", "everysec") if link == "broker" else None
         url = str(folder) if broker is None else broker.url
         learner = LearnerProcess(folder / "sim.zip", url, 1 << 30, folder=folder / "cloud", checkpoint_period=2.0)
-        edge = EdgeRunner(lambda path=folder / "count": CountingRobot(path), url, hz=0, priority=0, kernel="c")
+        edge = EdgeRunner(lambda path=folder / "count": CountingRobot(path), url, hz=FAULTS_HZ, priority=0, kernel="c")
         kills: Counter[str] = Counter()
 
         def kill_all() -> None:
@@ -151,6 +154,7 @@ def fault_run(link: str, n_kills: int, n_transitions: int, outage: float) -> dic
         after = [batch.next_observations()["observation"][:, 0] for batch in stored(folder)]
         arrived = Counter(np.concatenate(after).astype(int).tolist())
         made = int(CountingRobot(folder / "count").counts[0])
+        assert made <= MEMORY, f"{made} transitions came, and the checkpoint keeps {MEMORY}."
         return {
             "kills": dict(kills),
             "made": made,
@@ -158,6 +162,7 @@ def fault_run(link: str, n_kills: int, n_transitions: int, outage: float) -> dic
             "lost": made - len(arrived),
             "doubled": sum(count - 1 for count in arrived.values()),
             "not_confirmed": left,
+            "hz": FAULTS_HZ,
             "outage": outage,
             "seconds": time.monotonic() - started,
             "restarts": report.restarts,

@@ -50,7 +50,7 @@ def deadlines_table(result: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     push = next(run["push_period"] for name, run in result["runs"].items() if name != "swaps")
     text = [
-        f"A new policy every {push:g} s, taken at once; the learner trains on the same machine, beside other trainings (load). "
+        f"A new policy every {push:g} s, taken at once; the learner trains on the same machine, beside others (see load). "
         "A stall is what a process of the highest priority on the same core overslept: no program ran there."
     ]
     if "swaps" in result["runs"]:

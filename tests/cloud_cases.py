@@ -65,8 +65,8 @@ class CountingRobot(gym.Env):
 def make_model(path, env, algorithm=SAC, **kwargs):
     """A tiny agent, untrained, as it may come from simulation."""
     nets = dict(sub_net_archs=dict(small=[4], large=[8])) if algorithm is AsymSAC else dict(net_arch=[8])
-    arguments = dict(batch_size=16, learning_starts=0, buffer_size=100_000, policy_kwargs=nets, seed=0, **kwargs)
-    model = algorithm("MlpPolicy", env, **arguments)
+    arguments = dict(batch_size=16, learning_starts=0, buffer_size=100_000, policy_kwargs=nets, seed=0)
+    model = algorithm("MlpPolicy", env, **{**arguments, **kwargs})
     model.save(path)
     return model
 
