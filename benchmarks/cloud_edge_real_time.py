@@ -19,6 +19,7 @@ from sb3_asym.cloud_edge.link import learner_link
 from sb3_asym.shared_memory import WeightBlock
 
 PUSH_PERIOD = 0.5
+LONG_STALL = 0.001
 FAULTS_HZ = 200
 MEMORY = 1_000_000
 BLOCK = 1 << 16
@@ -32,7 +33,7 @@ def deadline_run(hz: float, priority: int, seconds: float) -> dict[str, Any]:
         arguments = dict(ratio=1.0, prefill=256, push_period=PUSH_PERIOD, checkpoint_period=30.0)
         with LearnerProcess(Path(folder) / "sim.zip", url, 1 << 30, **arguments):
             report = EdgeRunner("Pendulum-v1", url, hz=hz, priority=priority, swap="step").run(seconds=seconds)
-    return {**report.to_dict(), "push_period": PUSH_PERIOD, "stalls": stalls.longest}
+    return {**report.to_dict(), "push_period": PUSH_PERIOD, "stalls": stalls.longest, "n_stalls": stalls.counts}
 
 
 class Stalls:
@@ -43,9 +44,10 @@ class Stalls:
 
     def __enter__(self) -> "Stalls":
         context = multiprocessing.get_context("spawn")
-        self._gaps = context.Array("d", [0.0] * (1 + max(os.sched_getaffinity(0))))
+        cores = os.sched_getaffinity(0)
+        self._gaps, self._counts = (context.Array(kind, [0] * (1 + max(cores))) for kind in "dq")
         self._processes = [
-            context.Process(target=_watch_for_stalls, args=(core, self._gaps), daemon=True) for core in os.sched_getaffinity(0)
+            context.Process(target=_watch_for_stalls, args=(core, self._gaps, self._counts), daemon=True) for core in cores
         ]
         for process in self._processes:
             process.start()
@@ -60,16 +62,21 @@ class Stalls:
         """Longest stall of each core, s."""
         return list(self._gaps)
 
+    @property
+    def counts(self) -> list[int]:
+        """Number of stalls of more than ``LONG_STALL`` of each core."""
+        return list(self._counts)
 
-def _watch_for_stalls(core: int, gaps: Any) -> None:
+
+def _watch_for_stalls(core: int, gaps: Any, counts: Any) -> None:
     os.sched_setaffinity(0, {core})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(99))
     last = time.monotonic()
     while True:
         time.sleep(0.001)
         now = time.monotonic()
-        if now - last - 0.001 > gaps[core]:
-            gaps[core] = now - last - 0.001
+        gaps[core] = max(gaps[core], now - last - 0.001)
+        counts[core] += now - last - 0.001 > LONG_STALL
         last = now
 
 

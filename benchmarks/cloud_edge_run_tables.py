@@ -28,8 +28,8 @@ def note(result: dict[str, Any]) -> str:
 def deadlines_table(result: dict[str, Any]) -> str:
     """Markdown: deadlines and ages of policies while training and streaming."""
     lines = [
-        "| | deadlines | missed | most in a row | lateness, median | 99.9 % | greatest | longest stall of a core "
-        "| age of policies, 95 % | policies | load |",
+        "| | deadlines | missed | most in a row | lateness, median | 99.9 % | greatest "
+        "| longest stall of a core (stalls of 1 ms and more) | age of policies, 95 % | policies | load |",
         "|---" * 11 + "|",
     ]
     for name, run in result["runs"].items():
@@ -42,7 +42,9 @@ def deadlines_table(result: dict[str, Any]) -> str:
             f"{run['missed'] / run['deadlines']:.3%}",
             str(run["most_missed_in_a_row"]),
             *(f"{1e3 * late[key]:.2f} ms" for key in ("p50", "p99.9", "max")),
-            f"{1e3 * max(run['stalls']):.2f} ms" if "stalls" in run else "",
+            f"{1e3 * max(run['stalls']):.1f} ms" + (f" ({sum(run['n_stalls']):,})" if "n_stalls" in run else "")
+            if "stalls" in run
+            else "",
             f"{run['policy_age']['p95']:.2f} s",
             f"{run['swaps']:,}",
             run["machine"].split("load ")[1].partition(",")[0],

@@ -1,20 +1,23 @@
 """Absolute deadlines, and what the operating system has for them."""
 
+import ctypes
 import gc
 import os
 import time
+from contextlib import suppress
 
 import numpy as np
 
 from sb3_asym.cloud_edge.edge_memory import bin_of
 
+MCL_CURRENT, MCL_ONFAULT = 1, 4  # of Linux's sys/mman.h; what is mapped later is left out, as it could then be refused
 TOLERANCE = 0.1
 """Share of a period by which a command may be late before its deadline counts as missed."""
 
 
 def become_real_time(priority: int) -> bool:
     """
-    Put this thread before all normal ones (SCHED_FIFO), and take garbage collection out of the way.
+    Put this thread before all normal ones (SCHED_FIFO), keep its memory, and take garbage collection out of the way.
 
     :param priority: real-time priority, 1 to 99; 0 to stay as it is
     :return: True if the thread has it; a line is printed where the system does not allow it
@@ -33,7 +36,14 @@ def become_real_time(priority: int) -> bool:
             flush=True,
         )
         return False
+    _lock_memory()
     return True
+
+
+def _lock_memory() -> None:
+    """Keep pages once they are in memory, where the system allows it: to fetch one again can take longer than a deadline."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mlockall(MCL_CURRENT | MCL_ONFAULT)
 
 
 class Deadlines:
