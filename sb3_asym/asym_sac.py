@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
-from sb3_asym.buffers import Batch, OptionMemory, make_option_memory, sample_transitions
+from sb3_asym.buffers import Batch, OptionMemory, sample_transitions
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import FittedMaster
@@ -140,7 +140,7 @@ class AsymSAC(SAC):
             # One entropy coefficient for each sub-policy.
             self.log_ent_coef = self.log_ent_coef.detach().repeat(n_options).requires_grad_(True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
-        self._set_option_memory(make_option_memory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
+        self._set_option_memory(OptionMemory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
         defaults = dict(
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
@@ -421,7 +421,7 @@ class AsymSAC(SAC):
         memory = getattr(self.replay_buffer, "option_memory", None)
         kwargs = self._memory_kwargs()
         if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
-            memory = make_option_memory(self.replay_buffer, **kwargs)  # type: ignore[arg-type]
+            memory = OptionMemory(self.replay_buffer, **kwargs)  # type: ignore[arg-type]
         n_options = int(memory.options.max()) + 1
         if n_options > len(self.option_names):
             self.replay_buffer = present

@@ -57,6 +57,9 @@ class OptionMemory:
     """
     Memory that samples option transitions (SMDP transitions) from the primitive ones in a replay buffer.
 
+    Goals stay those that the options were run for, with hindsight experience replay too: how an option went on depended on
+    its goal, so for another goal the same course would be a biased sample of what the option does.
+
     :param replay_buffer: buffer of the primitive transitions, of any of SB3's classes or a subclass
     :param option_length: greatest length of an option, env steps
     :param gamma: discount factor of one env step
@@ -136,6 +139,8 @@ class OptionMemory:
     @property
     def n_transitions(self) -> int:
         """Number of primitive transitions that can be sampled from the replay buffer."""
+        if isinstance(self.replay_buffer, HerReplayBuffer):  # of episodes that have ended
+            return int(np.count_nonzero(self.replay_buffer.ep_length))
         return self.replay_buffer.size() * self.replay_buffer.n_envs
 
     def can_sample(self) -> bool:
@@ -162,17 +167,15 @@ class OptionMemory:
         ages = np.minimum(np.arange(self.option_length), lengths[:, None] - 1)
         steps = (starts[:, None] + ages * buffer.n_envs) % self.lengths.size
         last = steps[:, -1]
-        goals = self._sample_goals(starts)
         options = _rows(self.options, starts).astype(np.int64)
-        rewards, durations, discounts = option_return(
-            buffer._normalize_reward(self._rewards(steps, goals), env), lengths, self.gamma
-        )
+        primitive = buffer._normalize_reward(_rows(buffer.rewards, steps), env)
+        rewards, durations, discounts = option_return(primitive, lengths, self.gamma)
         # Truncated episodes bootstrap where the buffer tells them from terminated ones.
         dones = _rows(buffer.dones, last) * (1 - _rows(buffer.timeouts, last))
         return OptionSamples(
-            observations=self._observations(starts, goals, env),
+            observations=self._observations(starts, env),
             actions=self._to_torch(options.reshape(-1, 1)),
-            next_observations=self._observations(last, goals, env, after=True),
+            next_observations=self._observations(last, env, after=True),
             dones=self._to_torch(dones.reshape(-1, 1)),
             rewards=self._to_torch(rewards.astype(np.float32).reshape(-1, 1)),
             costs=self._to_torch((self.scaled_costs(env)[options] * durations).astype(np.float32).reshape(-1, 1)),
@@ -221,15 +224,7 @@ class OptionMemory:
             found.append(np.random.choice(candidates, missing))
         return np.concatenate(found)
 
-    def _sample_goals(self, starts: np.ndarray) -> np.ndarray | None:
-        """Goals that replace the desired ones, if any."""
-        return None
-
-    def _rewards(self, steps: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
-        """Rewards of the primitive steps, ``(batch, option_length)``, in the env's own scale."""
-        return _rows(self.replay_buffer.rewards, steps)
-
-    def _observations(self, steps: np.ndarray, goals: np.ndarray | None, env: VecNormalize | None, after: bool = False) -> Any:
+    def _observations(self, steps: np.ndarray, env: VecNormalize | None, after: bool = False) -> Any:
         """Observations before (or ``after``) the given primitive steps, normalized, as tensors."""
         buffer = self.replay_buffer
         if after and buffer.optimize_memory_usage and isinstance(buffer.observations, np.ndarray):
@@ -238,66 +233,11 @@ class OptionMemory:
             source = buffer.next_observations if after else buffer.observations
         is_dict = isinstance(source, dict)
         obs: Any = {key: _rows(source[key], steps) for key in source} if is_dict else _rows(source, steps)
-        if goals is not None:
-            obs["desired_goal"] = goals
         obs = buffer._normalize_obs(obs, env)
         return {key: self._to_torch(value) for key, value in obs.items()} if is_dict else self._to_torch(obs)
 
 
-class HerOptionMemory(OptionMemory):
-    """
-    Option memory with goals relabelled as HER does (Andrychowicz et al., 2017).
-
-    A relabelled option has one new goal, for which all its primitive rewards are computed anew.
-    """
-
-    replay_buffer: HerReplayBuffer
-
-    def _valid(self, starts: np.ndarray) -> np.ndarray:
-        """True where the option and its episode have ended, as HER samples from finished episodes only."""
-        return super()._valid(starts) & (_rows(self.replay_buffer.ep_length, starts) > 0)
-
-    @property
-    def n_transitions(self) -> int:
-        """Number of primitive transitions in finished episodes."""
-        return int(np.count_nonzero(self.replay_buffer.ep_length))
-
-    def can_sample(self) -> bool:
-        """
-        Check for an option transition that can be sampled.
-
-        :return: True if there is at least one complete option transition in a finished episode
-        """
-        # From the oldest options on, whose episodes end first, so that few are looked at.
-        return any(self._valid(self._candidates(i, i + 4096)).any() for i in range(self._first, self._end, 4096))
-
-    def _sample_goals(self, starts: np.ndarray) -> np.ndarray:
-        """Goals of the options: achieved later in the episode for HER's share of the batch, and their own for the rest."""
-        goals = _rows(self.replay_buffer.observations["desired_goal"], starts)
-        n_virtual = int(self.replay_buffer.her_ratio * len(starts))
-        if n_virtual > 0:
-            goals[:n_virtual] = self.replay_buffer._sample_goals(*divmod(starts[:n_virtual], self.replay_buffer.n_envs))
-        return goals
-
-    def _rewards(self, steps: np.ndarray, goals: np.ndarray | None) -> np.ndarray:
-        """Rewards of the primitive steps, computed anew for the goals of HER's share of the batch."""
-        assert goals is not None
-        assert self.replay_buffer.env is not None
-        rewards = super()._rewards(steps, goals)
-        n_virtual = int(self.replay_buffer.her_ratio * len(steps))
-        if n_virtual == 0:
-            return rewards
-        virtual = steps[:n_virtual].ravel()
-        infos: Any = _rows(self.replay_buffer.infos, virtual) if self.replay_buffer.copy_info_dict else [{}] * len(virtual)
-        relabelled = self.replay_buffer.env.env_method(
-            "compute_reward",
-            _rows(self.replay_buffer.next_observations["achieved_goal"], virtual),
-            np.repeat(goals[:n_virtual], self.option_length, axis=0),
-            infos,
-            indices=[0],
-        )
-        rewards[:n_virtual] = relabelled[0].reshape(n_virtual, self.option_length)
-        return rewards
+HerOptionMemory = OptionMemory  # replay memories of release 0.1.0 name it
 
 
 def _rows(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -327,14 +267,3 @@ def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize 
         buffer._normalize_reward(_rows(buffer.rewards, steps).reshape(-1, 1), env),
     )
     return ReplayBufferSamples(*(th.as_tensor(array, device=buffer.device) for array in arrays))
-
-
-def make_option_memory(replay_buffer: ReplayBuffer, **kwargs: Any) -> OptionMemory:
-    """
-    Make the option memory for a replay buffer.
-
-    :param replay_buffer: buffer of the primitive transitions
-    :param kwargs: further arguments of ``OptionMemory``
-    :return: ``HerOptionMemory`` for a ``HerReplayBuffer``, otherwise ``OptionMemory``
-    """
-    return (HerOptionMemory if isinstance(replay_buffer, HerReplayBuffer) else OptionMemory)(replay_buffer, **kwargs)

@@ -9,7 +9,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym.buffers import make_option_memory, sample_transitions
+from sb3_asym.buffers import OptionMemory, sample_transitions
 from sb3_asym.options import NO_OPTION
 
 
@@ -72,7 +72,7 @@ def make_memory(buffer_class=ReplayBuffer, option_length=3, n_envs=1, buffer_siz
     spaces = example.observation_space, example.action_space
     buffer = buffer_class(buffer_size * n_envs, *spaces, device="cpu", n_envs=n_envs, **kwargs)
     costs = np.array([0.25, 1.0])
-    return make_option_memory(buffer, option_length=option_length, gamma=GAMMA, costs=costs, recent_steps=recent_steps)
+    return OptionMemory(buffer, option_length=option_length, gamma=GAMMA, costs=costs, recent_steps=recent_steps)
 
 
 def make_her_memory(n_envs=1, env=None, **kwargs):
@@ -269,59 +269,30 @@ def her_samples(recorder, n_samples=1000, costs=(0.0, 0.0)):
 
 
 def option_steps(recorder, start_obs):
-    """Steps of the option that started at the observation, and those from there to the episode's end."""
+    """Steps of the option that started at the observation."""
     for steps in recorder.steps:
         for start, step in enumerate(steps):
             if step.obs == start_obs:
-                end = next(i for i in range(start, len(steps)) if steps[i].end)
-                return steps[start : min(start + recorder.memory.option_length, end + 1)], steps[start : end + 1]
+                end = next((i for i in range(start, len(steps)) if steps[i].end), len(steps) - 1)
+                return steps[start : min(start + recorder.memory.option_length, end + 1)]
     raise AssertionError(f"No step starts at {start_obs}.")
 
 
 @pytest.mark.parametrize(("n_steps", "n_envs"), [(40, 1), (33, 3), (170, 2)])
-def test_relabelled_options_earn_the_rewards_of_their_goal(n_steps, n_envs):
+def test_options_keep_the_goal_that_they_were_run_for(n_steps, n_envs):
     recorder = Recorder(make_her_memory(n_envs, option_length=3, buffer_size=50, n_sampled_goal=4))
     recorder.run_randomly(n_steps, warm_up=3)
     costs = np.array([0.1, 0.7])
-    n_relabelled = 0
     for (start, row), goal, next_goal in her_samples(recorder, costs=costs):
-        assert goal == next_goal
+        assert goal == next_goal == GOAL
         option, next_obs, reward, discount, done = row
-        run, rest_of_episode = option_steps(recorder, start)
-        rewards = [step.reward for step in run]
-        if goal != GOAL:
-            n_relabelled += 1
-            assert goal in [step.next_obs for step in rest_of_episode]
-            rewards = [-abs(step.next_obs - goal) for step in run]
+        run = option_steps(recorder, start)
         assert option == run[0].option
         assert next_obs == run[-1].next_obs
-        expected = sum(GAMMA**i * (reward_i - costs[int(option)]) for i, reward_i in enumerate(rewards))
+        expected = sum(GAMMA**i * (step.reward - costs[int(option)]) for i, step in enumerate(run))
         assert reward == pytest.approx(expected, rel=1e-5, abs=1e-5)
         assert discount == GAMMA ** len(run)
         assert done == (run[-1].end == "terminated")
-    assert n_relabelled == 800  # 4 of 5
-
-
-def test_goals_of_running_episodes_wait_for_their_end():
-    recorder = Recorder(make_her_memory(option_length=2))
-    for _ in range(4):
-        recorder.step([1.0], [0])
-    assert not recorder.memory.can_sample()
-    recorder.step([1.0], [0], ["truncated"])
-    assert recorder.memory.can_sample()
-    assert recorder.memory.size() == 3
-
-
-@pytest.mark.parametrize("n_steps", [1, 6])
-def test_relabelling_reads_the_info_of_the_steps_that_ran_only(n_steps):
-    """The last option ended early, where the buffer holds no further step, so no info either."""
-    recorder = Recorder(make_her_memory(env=GoalChainEnv(needs_info=True), option_length=4, copy_info_dict=True))
-    for step in range(n_steps):
-        recorder.step([-1.0], [0], ["terminated" if step == n_steps - 1 else None])
-    for (start, (_, _, reward, _, _)), goal, _ in her_samples(recorder, n_samples=50):
-        run, _ = option_steps(recorder, start)
-        rewards = [-1.0 if goal == GOAL else -abs(step.next_obs - goal) for step in run]
-        assert reward == pytest.approx(sum(GAMMA**i * reward_i for i, reward_i in enumerate(rewards)))
 
 
 @pytest.mark.parametrize(("buffer_class", "kwargs"), FLAT_BUFFERS)

@@ -8,7 +8,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_asym.buffers import make_option_memory
+from sb3_asym.buffers import OptionMemory
 from sb3_asym.lanes import Lanes, Transition
 
 GAMMA = 0.5
@@ -27,7 +27,7 @@ def make_lanes(n_lanes, buffer_class=ReplayBuffer, n_envs=1):
     for _ in range(n_lanes):
         spaces = env.observation_space, env.action_space
         buffer = buffer_class(100, *spaces, device="cpu", n_envs=n_envs, **BUFFERS[buffer_class])
-        memories.append(make_option_memory(buffer, option_length=3, gamma=GAMMA, costs=COSTS))
+        memories.append(OptionMemory(buffer, option_length=3, gamma=GAMMA, costs=COSTS))
     return Lanes(memories)
 
 

@@ -8,7 +8,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_asym.asym_sac import AsymSAC
-from sb3_asym.buffers import Batch, OptionMemory, OptionSamples, make_option_memory
+from sb3_asym.buffers import Batch, OptionMemory, OptionSamples
 from sb3_asym.cloud_edge.transitions import Transitions
 from sb3_asym.lanes import Lanes, Transition
 
@@ -125,8 +125,8 @@ class RobotMemory:
             model.buffer_size, model.observation_space, model.action_space, device=model.device, n_envs=1, **kwargs
         )
         if isinstance(model, AsymSAC):
-            return make_option_memory(buffer, **model._memory_kwargs())
-        return make_option_memory(buffer, option_length=1, gamma=model.gamma, costs=np.ones(1))
+            return OptionMemory(buffer, **model._memory_kwargs())
+        return OptionMemory(buffer, option_length=1, gamma=model.gamma, costs=np.ones(1))
 
 
 class _OptionsOf:
