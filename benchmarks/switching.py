@@ -1,0 +1,157 @@
+"""Is switching worth it? The dial's curve, a budget, the other masters, random switching, and fixed actors, on four tasks.
+
+    python benchmarks/switching.py Pendulum-v1 --jobs 2
+
+does the runs that ``benchmarks/results/switching_<task>.json`` lacks, each a training and evaluations over held-out episodes,
+and adds them to it. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large network seldom, by construction.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import rare_need  # noqa: F401  (registers its env)
+import stable_baselines3
+import torch as th
+from stable_baselines3 import SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from tqdm import tqdm
+
+import sb3_asym
+from sb3_asym import AsymSAC, evaluate
+from sb3_asym.costs import actor_cost
+
+RESULTS = Path(__file__).parent / "results"
+N_EVAL_EPISODES = 20
+HELD_OUT = 50_000
+"""Seed of the episodes that are measured; none of training has it."""
+MIXTURES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""Uses of the large network for random switching between actors that learned under random switching."""
+TASKS: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": dict(timesteps=20_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
+    "HalfCheetah-v5": dict(timesteps=150_000, small=[4, 4], large=[128, 128], shared=(0.5, 1.0, 2.0), learning_starts=10_000),
+    "Hopper-v5": dict(timesteps=150_000, small=[8, 8], large=[128, 128], shared=(0.1, 0.3, 1.0), learning_starts=10_000),
+    "KnockedCartPole-v0": dict(timesteps=60_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
+}
+
+
+def runs(task: str) -> list[str]:
+    """Labels of the runs of one seed."""
+    shared = [f"shared {cost_coef:g}" for cost_coef in TASKS[task]["shared"]]
+    return ["dial", "auto_0.4", "generalists", *shared, "sac large", "sac small large-critic", "sac small"]
+
+
+def make_model(task: str, run: str, seed: int) -> SAC:
+    """The agent that a label stands for, untrained."""
+    settings = TASKS[task]
+    small, large = settings["small"], settings["large"]
+    common = {"seed": seed, "device": "cpu"}
+    common |= {name: settings[name] for name in ("learning_rate", "learning_starts") if name in settings}
+    stock = {
+        "sac large": {"pi": large, "qf": large},
+        "sac small": {"pi": small, "qf": small},
+        "sac small large-critic": {"pi": small, "qf": large},
+    }
+    if run in stock:
+        return SAC("MlpPolicy", task, policy_kwargs={"net_arch": stock[run]}, **common)
+    options: dict[str, Any] = {
+        "dial": dict(cost_coef="dial"),
+        "auto_0.4": dict(cost_coef="auto_0.4"),
+        "generalists": dict(
+            critic="option", cost_coef=0.0, master_kwargs=dict(exploration_initial_eps=1.0, exploration_final_eps=1.0)
+        ),
+    }.get(run) or dict(critic="shared", cost_coef=float(run.split()[1]))
+    archs = {"sub_net_archs": {"small": small, "large": large}}
+    return AsymSAC("MlpPolicy", task, policy_kwargs=archs, **options, **common)
+
+
+def run_one(task: str, run: str, seed: int) -> dict[str, Any]:
+    """Train one agent, and measure its return and cost."""
+    th.set_num_threads(1)
+    model = make_model(task, run, seed).learn(TASKS[task]["timesteps"])
+    return {"run": run, "seed": seed, **measure(task, run, model)}
+
+
+def measure(task: str, run: str, model: SAC) -> dict[str, Any]:
+    """Return and cost of a trained agent, over held-out episodes."""
+    if not isinstance(model, AsymSAC):
+        rewards, _ = evaluate_policy(model, make_vec_env(task, seed=HELD_OUT), N_EVAL_EPISODES, return_episode_rewards=True)
+        return {"mean_reward": float(np.mean(rewards)), "flops_per_inference": actor_cost(model.actor).flops}
+    cost_coef = "dial" if run == "dial" else ()
+    report = evaluate(model, gym.make(task), N_EVAL_EPISODES, seed=HELD_OUT, cost_coef=cost_coef).to_dict()
+    own = {"cost_coef": model.master.cost_coef, "budget_share": 1 - report["flops_reduction"]}
+    if run == "generalists":
+        own["mixtures"] = [mixture(task, model, use) for use in MIXTURES]
+    return {**report, **own}
+
+
+def mixture(task: str, model: AsymSAC, use: float) -> dict[str, float]:
+    """Random switching that uses the large network for a given share of the steps; chance costs nothing to ask."""
+    rng = np.random.default_rng(0)
+    policy = model.policy
+    rewards = []
+    env = gym.make(task)
+    for episode in range(N_EVAL_EPISODES):
+        obs, _ = env.reset(seed=HELD_OUT + episode)
+        state, total, done = None, 0.0, False
+        while not done:
+            action, state = policy.predict(
+                obs, state, deterministic=True, choose=lambda _, n: (rng.random(n) < use).astype(np.int64)
+            )
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, done = total + float(reward), terminated or truncated
+        rewards.append(total)
+    small, large = (cost.flops for cost in policy.option_costs)
+    return {"use": use, "mean_reward": float(np.mean(rewards)), "flops_per_inference": use * large + (1 - use) * small}
+
+
+def run_in_process(job: tuple[str, str, int]) -> dict[str, Any]:
+    """One training per process, so that each has a core of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as output:
+        subprocess.run([sys.executable, __file__, job[0], "--one", job[1], str(job[2]), output.name], check=True)
+        return json.loads(Path(output.name).read_text())
+
+
+def main() -> None:
+    """Do the runs that are missing; each is in the results as soon as it has ended."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--runs", nargs="+", help="these only")
+    parser.add_argument("--one", nargs=3, metavar=("RUN", "SEED", "OUTPUT"), help="do this run only and write its row there")
+    arguments = parser.parse_args()
+    task = arguments.task
+    if arguments.one:
+        run, seed, path = arguments.one
+        Path(path).write_text(json.dumps(run_one(task, run, int(seed))))
+        return
+    output = RESULTS / f"switching_{task}.json"
+    rows = json.loads(output.read_text())["rows"] if output.exists() else []
+    done = {(row["run"], row["seed"]) for row in rows}
+    wanted = [(task, run, seed) for seed in range(arguments.seeds) for run in arguments.runs or runs(task)]
+    missing = [job for job in wanted if job[1:] not in done]
+    packages = {module.__name__: module.__version__ for module in (sb3_asym, stable_baselines3, gym, th)}
+    header = {
+        "task": task,
+        "settings": {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES},
+        "versions": {**packages, "python": platform.python_version()},
+    }
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for row in tqdm(pool.map(run_in_process, missing), total=len(missing), desc=task):
+            rows.append(row)
+            output.write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
+    print(f"Results: {output}")
+
+
+if __name__ == "__main__":
+    main()
