@@ -18,6 +18,7 @@ from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
 from quantization_tables import quantization_picture, quantization_summary, quantization_table, short_summary, width_text
+from switching_tables import switching_picture, switching_table
 
 from sb3_asym.evaluation.plotting import learning_curves
 
@@ -361,6 +362,10 @@ def main() -> None:
         picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = table(result)
         tables[f"returns {result['task']}, short"] = short_table(result)
+    for path in sorted(RESULTS.glob("switching_*.json")):
+        result = json.loads(path.read_text())
+        switching_picture(result, path.with_suffix(".png"))
+        tables[f"switching {result['task']}"] = switching_table(result)
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))
