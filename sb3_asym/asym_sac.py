@@ -17,10 +17,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
-from sb3_asym.buffers import Batch, OptionMemory, sample_transitions
+from sb3_asym.buffers import Batch, OptionMemory, buffer_without_env, sample_transitions
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
-from sb3_asym.fitted_master import FittedMaster
+from sb3_asym.fitted_master import MASTERS, make_master
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
@@ -30,8 +30,6 @@ from sb3_asym.update.graph import CompiledUpdateUnavailable
 from sb3_asym.update.option_batch import OptionBatch
 from sb3_asym.update.plain import PlainUpdate
 
-MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}
-"""The master of each kind of critic."""
 STOCK_POLICIES = {sac.MlpPolicy: MlpPolicy, sac.CnnPolicy: CnnPolicy, sac.MultiInputPolicy: MultiInputPolicy}
 """Our policy for each of SAC's, so that code that passes the class runs with the algorithm swapped."""
 
@@ -129,7 +127,7 @@ class AsymSAC(SAC):
 
     def _setup_model(self) -> None:
         if self.env is None and self.replay_buffer_class and issubclass(self.replay_buffer_class, HerReplayBuffer):
-            self.replay_buffer = self._her_buffer_without_env()
+            self.replay_buffer = buffer_without_env(self)
         given = self.policy_kwargs  # the user's own, which may be meant for other agents too
         own = dict(option_length=self.option_length, critic_kind=self.critic_kind, dial=self.dial)
         self.policy_kwargs = {**given, **own}
@@ -141,23 +139,7 @@ class AsymSAC(SAC):
             self.log_ent_coef = self.log_ent_coef.detach().repeat(n_options).requires_grad_(True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
         self._set_option_memory(OptionMemory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
-        defaults = dict(
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            learning_starts=self.learning_starts,
-            tau=self.tau,
-            train_freq=self.train_freq,
-            gradient_steps=self.gradient_steps,
-            target_update_interval=self.n_envs,
-            exploration_final_eps=0.2,
-        )
-        if self.critic_kind == "option":
-            largest = self.policy.option_costs[-1].flops
-            defaults["choice_cost"] = self.policy.master_cost.flops / self.option_length / largest
-        arguments = {**defaults, **self.master_kwargs}
-        self.master = MASTERS[self.critic_kind](
-            self.policy.master, self.option_memory, self.cost_coef, self.n_envs, gamma=self.gamma, **arguments
-        )
+        self.master = make_master(self)
         self.master.__dict__.update(self._master_counters)
         self._update: PlainUpdate | CompiledUpdate | None = None  # made when training starts
         self._option_statistics = OptionStatistics(n_options, self.n_envs)
@@ -166,19 +148,6 @@ class AsymSAC(SAC):
         flops = np.array([cost.flops for cost in self.policy.option_costs], dtype=np.float64)
         recent_steps = self.master_kwargs.get("buffer_size")
         return dict(option_length=self.option_length, gamma=self.gamma, costs=flops / flops.max(), recent_steps=recent_steps)
-
-    def _her_buffer_without_env(self) -> HerReplayBuffer:
-        """An agent that does not learn needs no env; :meth:`set_env` brings it."""
-        return self.replay_buffer_class(  # type: ignore[misc, return-value, call-arg]
-            self.buffer_size,
-            self.observation_space,
-            self.action_space,
-            env=None,
-            device=self.device,
-            n_envs=self.n_envs,
-            optimize_memory_usage=self.optimize_memory_usage,
-            **self.replay_buffer_kwargs,
-        )
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
@@ -357,15 +326,9 @@ class AsymSAC(SAC):
 
     def dump_logs(self) -> None:
         statistics = self._option_statistics
-        n_steps = statistics.steps.sum()
-        if n_steps > 0:
-            for name, steps in zip(self.option_names, statistics.steps, strict=True):
-                self.logger.record(f"asym/{name}_use", steps / n_steps)
+        if statistics.steps.any():
             flops = self.policy.mean_flops(statistics.steps, statistics.n_choices)
-            self.logger.record("asym/flops_per_inference", flops)
-            self.logger.record("asym/flops_reduction", 1 - flops / self.policy.option_costs[-1].flops)
-            if statistics.n_episodes > 0:
-                self.logger.record("asym/switches_per_episode", statistics.n_switches / statistics.n_episodes)
+            statistics.record(self.logger, self.option_names, flops, self.policy.option_costs[-1].flops)
             statistics.reset()
         super().dump_logs()
 

@@ -245,6 +245,25 @@ def _rows(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return values.reshape(-1, *values.shape[2:]).take(steps, axis=0)
 
 
+def buffer_without_env(model: Any) -> HerReplayBuffer:
+    """
+    A buffer with hindsight goals for an agent that does not learn, and so has no env.
+
+    :param model: an off-policy algorithm of SB3
+    :return: an empty buffer, whose ``env`` is still missing
+    """
+    return model.replay_buffer_class(
+        model.buffer_size,
+        model.observation_space,
+        model.action_space,
+        env=None,
+        device=model.device,
+        n_envs=model.n_envs,
+        optimize_memory_usage=model.optimize_memory_usage,
+        **model.replay_buffer_kwargs,
+    )
+
+
 def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Batch:
     """
     Sample primitive transitions as ``buffer.sample`` does, but with fewer copies for SB3's own ``ReplayBuffer``.

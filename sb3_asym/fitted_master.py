@@ -163,3 +163,32 @@ class FittedMaster(MasterDQN):
 
     def _set_prices(self, env: VecNormalize | None) -> None:
         self.policy.set_prices(self.memory.scaled_costs(env), mean_duration(self.memory.option_length, self.gamma))
+
+
+MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}
+"""The master of each kind of critic."""
+
+
+def make_master(model: Any) -> MasterDQN:
+    """
+    The master of an agent, which learns with the agent's own settings where ``master_kwargs`` has no others.
+
+    :param model: an AsymSAC agent with its policy and its memories
+    :return: the master
+    :raises ValueError: as the masters do
+    """
+    policy, kind = model.policy, MASTERS[model.critic_kind]
+    arguments = dict(
+        learning_rate=model.learning_rate,
+        batch_size=model.batch_size,
+        learning_starts=model.learning_starts,
+        tau=model.tau,
+        train_freq=model.train_freq,
+        gradient_steps=model.gradient_steps,
+        target_update_interval=model.n_envs,
+        exploration_final_eps=0.2,
+        gamma=model.gamma,
+    )
+    if kind is FittedMaster:
+        arguments["choice_cost"] = policy.master_cost.flops / model.option_length / policy.option_costs[-1].flops
+    return kind(policy.master, model.option_memory, model.cost_coef, model.n_envs, **{**arguments, **model.master_kwargs})

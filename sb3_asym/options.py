@@ -4,10 +4,11 @@ An option is one sub-policy held for ``option_length`` env steps, or until the e
 (Sutton, Precup & Singh, 1999, "Between MDPs and semi-MDPs").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from stable_baselines3.common.logger import Logger
 
 NO_OPTION = -1
 """Option of a step without a sub-policy, as in the random warm-up before learning starts."""
@@ -142,6 +143,22 @@ class OptionStatistics:
         self.n_switches += int(np.count_nonzero(counted & (self._last_options != NO_OPTION) & (options != self._last_options)))
         self.n_episodes += int(np.count_nonzero(dones & counted))
         self._last_options = np.where(dones, NO_OPTION, options)
+
+    def record(self, logger: Logger, names: Sequence[str], flops: float, largest: float) -> None:
+        """
+        Log the use of the options under ``asym/``.
+
+        :param logger: where to
+        :param names: names of the options
+        :param flops: mean FLOPs per inference
+        :param largest: those of the most expensive option
+        """
+        for name, use in zip(names, self.steps / self.steps.sum(), strict=True):
+            logger.record(f"asym/{name}_use", use)
+        logger.record("asym/flops_per_inference", flops)
+        logger.record("asym/flops_reduction", 1 - flops / largest)
+        if self.n_episodes > 0:
+            logger.record("asym/switches_per_episode", self.n_switches / self.n_episodes)
 
 
 def check_option_arguments(n_options: int, option_length: int) -> None:
