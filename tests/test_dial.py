@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch as th
-from envs import DriftEnv
+from envs import DriftEnv, GoalChainEnv
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
 from sb3_asym import AsymSAC
@@ -183,3 +185,33 @@ def test_what_a_curve_needs(make_agent, dialled):
         evaluate(dialled, DriftEnv(), 1, cost_coef=[0.1, 20.0])
     with pytest.raises(ValueError, match="must be numbers or 'dial'"):
         evaluate(dialled, DriftEnv(), 1, cost_coef="all")
+
+
+FIVE = dict(tiny=[2], small=[4], medium=[8], large=[16], huge=[32])
+
+
+@pytest.mark.parametrize(
+    ("env", "policy", "settings"),
+    [
+        (DriftEnv, "MlpPolicy", dict(policy_kwargs=dict(sub_net_archs=FIVE))),
+        (lambda: VecNormalize(DummyVecEnv([DriftEnv] * 3)), "MlpPolicy", dict(use_sde=True)),
+        (GoalChainEnv, "MultiInputPolicy", dict(replay_buffer_class=HerReplayBuffer)),
+    ],
+    ids=["five sub-policies", "three normalized envs, gSDE", "hindsight goals"],
+)
+def test_a_dial_with(make_agent, tmp_path, env, policy, settings):
+    agent = make_agent(env(), policy, cost_coef=(0.01, 10.0), **settings)
+    before = [weight.clone() for weight in agent.policy.master.q_net.parameters()]
+    agent.learn(150)
+    after = list(agent.policy.master.q_net.parameters())
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))
+    assert agent.policy.advantage_network.scale != 1.0
+    agent.save(tmp_path / "agent")
+    loaded = AsymSAC.load(tmp_path / "agent", env=env())
+    obs = agent.get_env().reset()
+    for cost_coef in (0.01, 10.0):
+        actions = []
+        for model in (agent, loaded):
+            model.set_cost_coef(cost_coef)
+            actions.append(model.predict(obs, deterministic=True)[0])
+        np.testing.assert_allclose(*actions)
