@@ -160,10 +160,9 @@ def run_of(run: Run, folder: Path) -> dict[str, Any]:
     curve = [(0, float(np.mean(loop.evaluate(twin, N_CURVE_EPISODES))))]
     for step in range(1, steps + 1):
         loop.step()
-        if step % (run.steps // N_POINTS) == 0 and step < steps:
+        if step % (run.steps // N_POINTS) == 0:
             curve.append((step, float(np.mean(loop.evaluate(twin, N_CURVE_EPISODES)))))
     returns = loop.evaluate(twin, N_EPISODES)
-    curve.append((run.steps, float(np.mean(returns))))
     return {
         **asdict(run),
         "mean_reward": float(np.mean(returns)),

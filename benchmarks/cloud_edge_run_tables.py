@@ -99,16 +99,19 @@ def adaptation_table(result: dict[str, Any]) -> str:
         spreads = {agent: float(np.std([run["mean_reward"] for run in agents[agent]])) for agent in AGENTS}
         random = float(np.mean([run["random_reward"] for run in agents["frozen"]]))
         share = (means["going on"] - random) / (means["from nothing"] - random)
-        goal = random + 0.95 * (means["from nothing"] - random)
+        settled = np.mean([value for run in agents["from nothing"] for _, value in run["curve"][-3:]])
+        goal = random + 0.95 * (settled - random)
         curve = np.mean([run["curve"] for run in agents["going on"]], axis=0)
-        reached = [int(step) for step, value in curve if value >= goal]
+        bad = [index for index, (_, value) in enumerate(curve) if value < goal]
+        reached = [int(step) for step, _ in curve[bad[-1] + 1 if bad else 0 :]]
         cells = [task, dynamics, str(len(agents["going on"]))]
         cells += [f"{means[agent]:,.0f}\u00a0±\u00a0{spreads[agent]:,.0f}" for agent in AGENTS]
         cells += [f"{random:,.0f}", f"{share:.0%}", f"{reached[0]:,}" if reached else "never"]
         lines.append(f"| {' | '.join(cells)} |")
     text = (
         "Return at the end, mean ± standard deviation over the seeds. *Reached*: return of the going-on agent over that of "
-        "the one from nothing, both above random actions; *after steps*: first point of its curve at 95 % of that."
+        "the one from nothing, both above random actions; *after steps*: from there on its curve, three episodes at each "
+        "point, stays at 95 % of where the other one settles."
     )
     return "\n".join([*lines, "", f"{text} {note(result)}"])
 
@@ -123,6 +126,8 @@ def adaptation_picture(result: dict[str, Any], path: Path) -> None:
             if agent in agents:
                 curves = np.array([run["curve"] for run in agents[agent]])
                 steps, values = curves[0, :, 0], curves[:, :, 1]
+                if agent == "frozen":  # it stays where it is
+                    steps, values = np.array([0, agents["going on"][0]["steps"]]), np.repeat(values, 2, axis=1)
                 axes.plot(steps, values.mean(0), color=color, label=agent)
                 axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
         axes.set(title=f"{task}: {dynamics}", xlabel="env steps on it", ylabel="return")
@@ -161,12 +166,13 @@ def parameters_table(result: dict[str, Any]) -> str:
     for name, values in by_parameter(result).items():
         for value, runs in sorted(values.items()):
             curves = np.array([run["curve"] for run in runs])[:, :, 1]
-            numbers = curves[:, 0], curves.min(1), np.array([run["mean_reward"] for run in runs])
+            numbers = curves[:, 0], curves.min(1), curves[:, -2:].mean(1)
             cells = [PARAMETERS.get(name, name), f"{value:g}", str(len(runs))]
             cells += [f"{number.mean():,.0f}" for number in numbers]
             lines.append(f"| {' | '.join(cells)} |")
     task = next(iter(result["runs"].values()))
-    return "\n".join([*lines, "", f"{task['task']}, {task['dynamics']} unless friction is changed. {note(result)}"])
+    text = f"{task['task']}, {task['dynamics']} unless friction is changed; {task['steps']:,} steps, three episodes a point."
+    return "\n".join([*lines, "", f"{text} {note(result)}"])
 
 
 def parameters_picture(result: dict[str, Any], path: Path) -> None:
