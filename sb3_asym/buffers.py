@@ -178,20 +178,9 @@ class OptionMemory:
             next_observations=self._observations(last, env, after=True),
             dones=self._to_torch(dones.reshape(-1, 1)),
             rewards=self._to_torch(rewards.astype(np.float32).reshape(-1, 1)),
-            costs=self._to_torch((self.scaled_costs(env)[options] * durations).astype(np.float32).reshape(-1, 1)),
+            costs=self._to_torch((scaled_costs(self.costs, env)[options] * durations).astype(np.float32).reshape(-1, 1)),
             discounts=self._to_torch(discounts.astype(np.float32).reshape(-1, 1)),
         )
-
-    def scaled_costs(self, env: VecNormalize | None) -> np.ndarray:
-        """
-        Relative costs in the units of the rewards that are sampled.
-
-        :param env: normalization of rewards, or None
-        :return: costs c_ω, ``(n_options,)``
-        """
-        if env is None or not env.norm_reward:
-            return self.costs
-        return self.costs / np.sqrt(env.ret_rms.var + env.epsilon)
 
     def _to_torch(self, array: np.ndarray) -> th.Tensor:
         """Tensor on the buffer's device, without the copy that ``replay_buffer.to_torch`` makes."""
@@ -243,6 +232,19 @@ HerOptionMemory = OptionMemory  # replay memories of release 0.1.0 name it
 def _rows(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Copies of the stored rows, ``(buffer_size, n_envs, …)``, at the flat indices ``steps``."""
     return values.reshape(-1, *values.shape[2:]).take(steps, axis=0)
+
+
+def scaled_costs(costs: np.ndarray, env: VecNormalize | None) -> np.ndarray:
+    """
+    Relative costs in the units of the rewards that are sampled.
+
+    :param costs: costs c_ω, ``(n_options,)``
+    :param env: normalization of rewards, or None
+    :return: the same in units of normalized rewards
+    """
+    if env is None or not env.norm_reward:
+        return costs
+    return costs / np.sqrt(env.ret_rms.var + env.epsilon)
 
 
 def buffer_without_env(model: Any) -> HerReplayBuffer:

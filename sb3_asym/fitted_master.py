@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_asym.advantage_network import AdvantagePolicy
-from sb3_asym.buffers import Batch, OptionMemory
+from sb3_asym.buffers import Batch, OptionMemory, scaled_costs
 from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, Dial, budget_of, dial_of
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import mean_duration
@@ -57,8 +57,8 @@ class FittedMaster(MasterDQN):
     ):
         if isinstance(memory.replay_buffer, NStepReplayBuffer):
             raise ValueError("critic='option' learns from single steps: leave n_steps at 1.")
-        self.network = policy.q_net
-        self.choice_cost = choice_cost
+        self.network, self.choice_cost = policy.q_net, choice_cost
+        self.costs, self.option_length = memory.costs, memory.option_length
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
         self._set_prices(None)
 
@@ -102,7 +102,7 @@ class FittedMaster(MasterDQN):
         options = self.network.net_advantages(obs, th.full((1, 1), cost_coef, device=self.device)).argmax(dim=1).cpu().numpy()
         if self.budget is not None:
             assert self.network.dial is not None
-            excess = (self.memory.costs[options] + self.choice_cost - self.budget).sum()
+            excess = (self.costs[options] + self.choice_cost - self.budget).sum()
             self.set_cost_coef(self.network.dial.clip(cost_coef * math.exp(BUDGET_RATE * excess)))
         return options
 
@@ -118,7 +118,7 @@ class FittedMaster(MasterDQN):
         dial = self.network.dial if self._cost_coef_schedule is None else None
         cost_coefs = np.full(n, self.cost_coef) if dial is None else dial.draw(n)
         self._set_prices(env)
-        return draw_options(batch, cost_coefs, self.network, self.memory.option_length, self.gamma)
+        return draw_options(batch, cost_coefs, self.network, self.option_length, self.gamma)
 
     def begin_updates(self, n_updates: int) -> None:
         """
@@ -162,7 +162,7 @@ class FittedMaster(MasterDQN):
             self.set_cost_coef(cost_coef)
 
     def _set_prices(self, env: VecNormalize | None) -> None:
-        self.policy.set_prices(self.memory.scaled_costs(env), mean_duration(self.memory.option_length, self.gamma))
+        self.policy.set_prices(scaled_costs(self.costs, env), mean_duration(self.option_length, self.gamma))
 
 
 MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}

@@ -184,11 +184,15 @@ def frozen_actor(model: OffPolicyAlgorithm) -> Iterator[None]:
         model.fast_update, model._update, model.master.compiled_update = False, None, None
     for optimizer in optimizers:
         optimizer.step = _rest
+    scales = [policy.advantage_network.scale] if getattr(policy, "critic_kind", "") == "option" else []
+    resting = [scale.clone() for scale in scales]
     try:
         yield
     finally:
         for optimizer in optimizers:
             del optimizer.step
+        for scale, value in zip(scales, resting, strict=True):
+            scale.copy_(value)
         if isinstance(model, AsymSAC):
             model.fast_update, model._update = wanted, None
 

@@ -67,9 +67,11 @@ def test_ratio_of_updates_to_env_steps_is_held(tmp_path, env, ratio):
     assert learner.trainer.memory.size() == 200
 
 
-@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, AsymSAC])
-def test_only_critics_learn_while_the_actor_is_frozen(tmp_path, env, algorithm):
-    make_model(tmp_path / "sim.zip", env, algorithm)
+@pytest.mark.parametrize(
+    ("algorithm", "settings"), [(SAC, {}), (TD3, {}), (DDPG, {}), (AsymSAC, {}), (AsymSAC, {"cost_coef": "dial"})]
+)
+def test_only_critics_learn_while_the_actor_is_frozen(tmp_path, env, algorithm, settings):
+    make_model(tmp_path / "sim.zip", env, algorithm, **settings)
     fill_outbox(tmp_path, 100)
     arguments = dict(prefill=50, freeze_actor=50, push_period=100)
     learner = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path), **arguments)
