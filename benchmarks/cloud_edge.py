@@ -66,7 +66,7 @@ def deadlines(arguments: argparse.Namespace) -> None:
     wanted: dict[str, Callable[[], dict[str, Any]]] = {}
     for hz in arguments.hz:
         for priority in (50, 0):
-            name = f"{hz:g} Hz, {'real-time priority' if priority else 'normal priority'}{arguments.suffix}"
+            name = f"{hz:g} Hz, {'real-time priority, memory locked' if priority else 'normal priority'}"
             wanted[name] = lambda hz=hz, priority=priority: deadline_run(hz, priority, 60 * arguments.minutes)
     wanted["swaps"] = lambda: swap_run(arguments.swaps)
     go_on("deadlines", wanted)
@@ -105,7 +105,6 @@ def main() -> None:
     command.add_argument("--hz", type=float, nargs="+", default=[50, 100])
     command.add_argument("--minutes", type=float, default=10)
     command.add_argument("--swaps", type=int, default=10_000)
-    command.add_argument("--suffix", default="", help="for the names of runs that are done once more")
     command.set_defaults(run=deadlines)
     command = commands.add_parser("faults", help=faults.__doc__)
     command.add_argument("--link", nargs="+", default=["one machine", "broker"], choices=["one machine", "broker"])
