@@ -6,32 +6,22 @@ does the runs that ``benchmarks/results/returns_<task>.json`` lacks, each a trai
 adds them to it. The trained agents are kept in ``outputs/returns``.
 """
 
-import argparse
-import json
-import platform
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import stable_baselines3
-import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from tqdm import tqdm
+from training_jobs import go_on, parse_arguments
 
-import sb3_asym
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.costs import actor_cost
 from sb3_asym.sub_policies import CRITICS
 
 ROOT = Path(__file__).parent
 MODELS = ROOT.parent / "outputs" / "returns"
-SEEDS = (0, 1, 2)
 N_EVAL_EPISODES = 20
 TASKS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {
@@ -98,7 +88,6 @@ def make_model(task: str, run: str, seed: int) -> SAC:
 
 def run_one(task: str, run: str, seed: int) -> dict[str, Any]:
     """Train one agent, keep it, and measure its return and cost."""
-    th.set_num_threads(1)
     model = make_model(task, run, seed)
     curve = LearningCurve(task, TASKS[task]["eval_every"], seed)
     model.learn(TASKS[task]["timesteps"], callback=curve)
@@ -114,42 +103,13 @@ def measure(task: str, model: SAC) -> dict[str, Any]:
     return {"mean_reward": sum(rewards) / len(rewards), "flops_per_inference": actor_cost(model.actor).flops}
 
 
-def run_in_process(job: tuple[str, str, int]) -> dict[str, Any]:
-    """One training per process, so that each has a core of its own."""
-    task, run, seed = job
-    output = MODELS / task / f"{run}_{seed}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, __file__, task, "--one", run, str(seed), str(output)], check=True)
-    return json.loads(output.read_text())
-
-
 def main() -> None:
-    """Do the runs that are missing; each is in the results as soon as it has ended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=list(TASKS))
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--one", nargs=3, metavar=("RUN", "SEED", "OUTPUT"), help="do this run only and write its row there")
-    arguments = parser.parse_args()
+    """Do the runs that are missing."""
+    arguments = parse_arguments(__doc__, TASKS, n_seeds=3)
     task = arguments.task
-    if arguments.one:
-        run, seed, path = arguments.one
-        Path(path).write_text(json.dumps(run_one(task, run, int(seed))))
-        return
-    output = ROOT / "results" / f"returns_{task}.json"
-    rows = json.loads(output.read_text())["rows"] if output.exists() else []
-    done = {(row["run"], row["seed"]) for row in rows}
-    missing = [(task, run, seed) for seed in SEEDS for run in runs(task) if (run, seed) not in done]
-    packages = {module.__name__: module.__version__ for module in (sb3_asym, stable_baselines3, gym, th)}
-    header = {
-        "task": task,
-        "settings": {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES},
-        "versions": {**packages, "python": platform.python_version()},
-    }
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in tqdm(pool.map(run_in_process, missing), total=len(missing), desc=task):
-            rows.append(row)
-            output.write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
-    print(f"Results: {output}")
+    (MODELS / task).mkdir(parents=True, exist_ok=True)
+    settings = {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES}
+    go_on(arguments, ROOT / "results" / f"returns_{task}.json", runs(task), settings, run_one)
 
 
 if __name__ == "__main__":

@@ -6,27 +6,17 @@ does the runs that ``benchmarks/results/switching_<task>.json`` lacks, each a tr
 and adds them to it. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large network seldom, by construction.
 """
 
-import argparse
-import json
-import platform
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import rare_need  # noqa: F401  (registers its env)
-import stable_baselines3
-import torch as th
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from tqdm import tqdm
+from training_jobs import go_on, parse_arguments
 
-import sb3_asym
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.costs import actor_cost
 
@@ -76,7 +66,6 @@ def make_model(task: str, run: str, seed: int) -> SAC:
 
 def run_one(task: str, run: str, seed: int) -> dict[str, Any]:
     """Train one agent, and measure its return and cost."""
-    th.set_num_threads(1)
     model = make_model(task, run, seed).learn(TASKS[task]["timesteps"])
     return {"run": run, "seed": seed, **measure(task, run, model)}
 
@@ -114,43 +103,12 @@ def mixture(task: str, model: AsymSAC, use: float) -> dict[str, float]:
     return {"use": use, "mean_reward": float(np.mean(rewards)), "flops_per_inference": use * large + (1 - use) * small}
 
 
-def run_in_process(job: tuple[str, str, int]) -> dict[str, Any]:
-    """One training per process, so that each has a core of its own."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as output:
-        subprocess.run([sys.executable, __file__, job[0], "--one", job[1], str(job[2]), output.name], check=True)
-        return json.loads(Path(output.name).read_text())
-
-
 def main() -> None:
-    """Do the runs that are missing; each is in the results as soon as it has ended."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=list(TASKS))
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--runs", nargs="+", help="these only")
-    parser.add_argument("--one", nargs=3, metavar=("RUN", "SEED", "OUTPUT"), help="do this run only and write its row there")
-    arguments = parser.parse_args()
+    """Do the runs that are missing."""
+    arguments = parse_arguments(__doc__, TASKS, n_seeds=5)
     task = arguments.task
-    if arguments.one:
-        run, seed, path = arguments.one
-        Path(path).write_text(json.dumps(run_one(task, run, int(seed))))
-        return
-    output = RESULTS / f"switching_{task}.json"
-    rows = json.loads(output.read_text())["rows"] if output.exists() else []
-    done = {(row["run"], row["seed"]) for row in rows}
-    wanted = [(task, run, seed) for seed in range(arguments.seeds) for run in arguments.runs or runs(task)]
-    missing = [job for job in wanted if job[1:] not in done]
-    packages = {module.__name__: module.__version__ for module in (sb3_asym, stable_baselines3, gym, th)}
-    header = {
-        "task": task,
-        "settings": {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES},
-        "versions": {**packages, "python": platform.python_version()},
-    }
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in tqdm(pool.map(run_in_process, missing), total=len(missing), desc=task):
-            rows.append(row)
-            output.write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
-    print(f"Results: {output}")
+    settings = {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES}
+    go_on(arguments, RESULTS / f"switching_{task}.json", runs(task), settings, run_one)
 
 
 if __name__ == "__main__":
