@@ -55,8 +55,8 @@ class AsymSAC(SAC):
     :param cost_coef: λ, a number or a schedule of training progress: the return per env step that the most expensive
         sub-policy must be worth; the others pay in proportion to their FLOPs. Or "dial", or a range ``(low, high)``: one
         master learns for every λ of it (0.001 to 10), and :meth:`set_cost_coef` picks one, which is the geometric mean until
-        then. Or a budget such as "auto_0.4": λ
-        is learned so that the agent spends at most 40 % of the FLOPs of its largest sub-policy
+        then. Or a budget such as "auto_0.4": λ is learned so that the agent spends at most 40 % of the FLOPs of its largest
+        sub-policy
     :param critic: "shared", one critic values the agent that is deployed, "separate", the paper's: each sub-policy
         is a SAC of its own, or "option", one critic that knows the option in force, to which the master is fitted;
         ``master_kwargs`` are then ``learning_rate`` and the schedule of exploration alone. By default "option" with a dial or
