@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def adaptation_picture(result: dict[str, Any], path: Path) -> None:
                     steps, values = np.array([0, agents["going on"][0]["steps"]]), np.repeat(values, 2, axis=1)
                 axes.plot(steps, values.mean(0), color=color, label=agent)
                 axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.2)
-        axes.set(title=f"{task}: {dynamics}", xlabel="env steps on it", ylabel="return")
+        axes.set(title=fill(f"{task}: {dynamics}", 36), xlabel="env steps on it", ylabel="return")
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
     panels.flat[0].legend(fontsize=8)
