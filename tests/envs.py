@@ -66,14 +66,13 @@ class GoalChainEnv(gym.Env):
 
     :param length: steps of an episode
     :param goal: the desired place
-    :param needs_info: whether ``compute_reward`` reads the distance's weight from the info of the step
     """
 
-    def __init__(self, length=7, goal=5, needs_info=False):
+    def __init__(self, length=7, goal=5):
         place = spaces.Box(-1000.0, 1000.0, (1,))
         self.observation_space = spaces.Dict(observation=place, achieved_goal=place, desired_goal=place)
         self.action_space = spaces.Box(-1.0, 1.0, (1,))
-        self.length, self.goal, self.needs_info = length, goal, needs_info
+        self.length, self.goal = length, goal
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -82,15 +81,12 @@ class GoalChainEnv(gym.Env):
 
     def step(self, action):
         self.place += 1
-        obs, info = self._observation(), {"weight": 1.0}
-        reward = float(self.compute_reward(obs["achieved_goal"], obs["desired_goal"], info))
-        return obs, reward, False, self.place >= self.length, info
+        obs = self._observation()
+        reward = float(self.compute_reward(obs["achieved_goal"], obs["desired_goal"], {}))
+        return obs, reward, False, self.place >= self.length, {}
 
     def compute_reward(self, achieved_goal, desired_goal, info):
-        distance = np.abs(achieved_goal - desired_goal).sum(axis=-1)
-        if not self.needs_info:
-            return -distance
-        return -distance * (info["weight"] if isinstance(info, dict) else np.array([row["weight"] for row in info]))
+        return -np.abs(achieved_goal - desired_goal).sum(axis=-1)
 
     def _observation(self):
         place = np.array([self.place], dtype=np.float32)
