@@ -94,7 +94,7 @@ def mixture(task: str, model: AsymSAC, use: float) -> dict[str, float]:
         state, total, done = None, 0.0, False
         while not done:
             action, state = policy.predict(
-                obs, state, deterministic=True, choose=lambda _, n: (rng.random(n) < use).astype(np.int64)
+                obs, state, deterministic=True, choose=lambda _, envs: (rng.random(len(envs)) < use).astype(np.int64)
             )
             obs, reward, terminated, truncated, _ = env.step(action)
             total, done = total + float(reward), terminated or truncated

@@ -23,7 +23,7 @@ from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import MASTERS, make_master
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
-from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, select_rows
 from sb3_asym.update.choice import choose_update, plain_update
 from sb3_asym.update.compiled import CompiledUpdate
 from sb3_asym.update.graph import CompiledUpdateUnavailable
@@ -122,6 +122,7 @@ class AsymSAC(SAC):
         self.master_kwargs = dict(master_kwargs or {})
         self.fast_update = fast_update
         self._option_state: OptionState | None = None
+        self._dones = np.zeros(0, dtype=bool)
         self._master_counters: dict[str, float] = {}
         if _init_setup_model:
             self._setup_model()
@@ -219,11 +220,17 @@ class AsymSAC(SAC):
         obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
         with th.no_grad(), stop_where_not_finite(self):
             self._option_state = self.policy.advance(obs, n_envs, self._option_state, None, self.master.choose)
-            scaled = self.policy.actions(obs, self._option_state.option).cpu().numpy()
+            options, as_deployed = self._option_state.option, self.master.as_deployed
+            actions = self.policy.actions(obs, options)
+            if as_deployed.any():
+                rows = th.as_tensor(as_deployed, device=self.device)
+                actions[rows] = self.policy.actions(select_rows(obs, rows), options[as_deployed], deterministic=True)
+            scaled = actions.cpu().numpy()
             check_finite(scaled, "action")
         scaled = scaled.reshape(n_envs, *self.action_space.shape)  # type: ignore[misc]
         if action_noise is not None:
-            scaled = np.clip(scaled + action_noise(), -1, 1)
+            noise = np.where(as_deployed.reshape(-1, *[1] * (scaled.ndim - 1)), 0.0, action_noise())
+            scaled = np.clip(scaled + noise, -1, 1)
         return self.policy.unscale_action(scaled), scaled
 
     def _store_transition(
@@ -251,7 +258,7 @@ class AsymSAC(SAC):
             self._option_statistics.count(state.option, started, dones)
             # The env has been reset where the episode ended: a new option starts there.
             self._option_state = OptionState(state.option, np.where(dones, 0, state.steps_left))
-        self._n_episodes_ended = int(np.count_nonzero(dones))
+        self._dones = dones
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
@@ -260,7 +267,7 @@ class AsymSAC(SAC):
                 self.logger,
                 self.num_timesteps,
                 self._current_progress_remaining,
-                self._n_episodes_ended,
+                self._dones,
                 self._vec_normalize_env,
             )
 

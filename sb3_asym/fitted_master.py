@@ -1,6 +1,5 @@
 """The master that is fitted to a critic of options, for one λ or for a whole range of them."""
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,23 +10,23 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_asym.advantage_network import AdvantagePolicy
+from sb3_asym.budget import Budget
 from sb3_asym.buffers import Batch, OptionMemory, scaled_costs
 from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, Dial, budget_of, dial_of
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import mean_duration
 from sb3_asym.update.option_batch import OptionBatch, draw_options
 
-BUDGET_RATE = 0.01
-"""Step of log λ for each choice, times what it costs more than the budget, as a share of the largest sub-policy's."""
+BUDGET_EVERY = 100
+"""Steps of all envs after which λ is set anew for a budget."""
 
 
 class FittedMaster(MasterDQN):
     """
     A master that takes its values from a critic of options (:mod:`sb3_asym.update.option_batch`) and learns with it.
 
-    With a dial, λ is drawn anew for each transition that is learned from, and for each episode. With a budget, λ rises while
-    the master's choices cost more than it, and falls while they cost less: dual ascent on log λ (as SAC's entropy coefficient,
-    Haarnoja et al. 2018b, section 5).
+    With a dial, λ is drawn anew for each transition that is learned from, and for each episode. With a budget, λ is the one
+    that keeps to it in the episodes that are run as deployed (:class:`sb3_asym.budget.Budget`).
 
     :param policy: the networks
     :param memory: the option transitions
@@ -45,6 +44,7 @@ class FittedMaster(MasterDQN):
         "exploration_final_eps",
     )
     policy: AdvantagePolicy
+    budget: Budget | None = None
 
     def __init__(
         self,
@@ -72,7 +72,11 @@ class FittedMaster(MasterDQN):
         learned, wanted = self.network.dial, dial_of(cost_coef)
         if wanted is not None and wanted != learned:
             raise ValueError(f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {learned}.")
-        self.budget = budget_of(cost_coef)
+        share = budget_of(cost_coef)
+        if share is None:
+            self.budget = None
+        elif self.budget is None or self.budget.share != share:
+            self.budget = Budget(share, self.costs + self.choice_cost, self.n_envs)
         self.drawn: Dial | None = None if self.budget is not None else wanted
         self._acting_cost_coef: float | None = None if self.drawn is None else self.drawn.draw(1).item()
         self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
@@ -91,6 +95,23 @@ class FittedMaster(MasterDQN):
         """
         self.network.cost_coef.fill_(cost_coef)
 
+    @property
+    def as_deployed(self) -> np.ndarray:
+        """With a budget, a part of the episodes."""
+        return super().as_deployed if self.budget is None else self.budget.as_deployed
+
+    def choose(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
+        """
+        ε-greedy choice but in the episodes that are run as deployed, by which a budget is measured.
+
+        :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
+        :param envs: indices of these envs, ``(n_obs,)``
+        :return: ``(n_obs,)`` options
+        """
+        if self.budget is not None:
+            self.budget.observe(obs, envs)
+        return super().choose(obs, envs)
+
     def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
         """
         The best options at the λ of the episode.
@@ -99,12 +120,7 @@ class FittedMaster(MasterDQN):
         :return: ``(n_obs,)`` options
         """
         cost_coef = self.cost_coef if self._acting_cost_coef is None else self._acting_cost_coef
-        options = self.network.net_advantages(obs, th.full((1, 1), cost_coef, device=self.device)).argmax(dim=1).cpu().numpy()
-        if self.budget is not None:
-            assert self.network.dial is not None
-            excess = (self.costs[options] + self.choice_cost - self.budget).sum()
-            self.set_cost_coef(self.network.dial.clip(cost_coef * math.exp(BUDGET_RATE * excess)))
-        return options
+        return self.network.net_advantages(obs, th.full((1, 1), cost_coef, device=self.device)).argmax(dim=1).cpu().numpy()
 
     def batch_of(self, batch: Batch, env: VecNormalize | None) -> OptionBatch:  # type: ignore[override]
         """
@@ -135,7 +151,7 @@ class FittedMaster(MasterDQN):
         logger: Logger,
         num_timesteps: int,
         progress_remaining: float,
-        n_episodes: int,
+        dones: np.ndarray,
         env: VecNormalize | None,
     ) -> None:
         """
@@ -144,13 +160,17 @@ class FittedMaster(MasterDQN):
         :param logger: logger of the agent
         :param num_timesteps: env steps so far, over all envs
         :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
-        :param n_episodes: number of envs whose episode ended with this step
+        :param dones: ``(n_envs,)`` True where the episode ended with this step
         :param env: normalization of observations and rewards
         """
-        super().step(logger, num_timesteps, progress_remaining, n_episodes, env)
+        super().step(logger, num_timesteps, progress_remaining, dones, env)
         self._follow_schedule()
-        if self.drawn is not None and n_episodes > 0:
+        if self.drawn is not None and dones.any():
             self._acting_cost_coef = self.drawn.draw(1).item()
+        if self.budget is not None:
+            self.budget.count(dones)
+            if self._n_calls % BUDGET_EVERY == 0:
+                self._meet_budget()
         if self.drawn is None:
             self.logger.record("train/cost_coef", self.cost_coef)
 
@@ -159,6 +179,12 @@ class FittedMaster(MasterDQN):
             cost_coef = self._cost_coef_schedule(getattr(self, "_current_progress_remaining", 1.0))
             if self.network.dial is not None:
                 self.network.dial.check(cost_coef)
+            self.set_cost_coef(cost_coef)
+
+    def _meet_budget(self) -> None:
+        assert self.budget is not None
+        cost_coef = self.budget.cost_coef(self.network)
+        if cost_coef is not None:
             self.set_cost_coef(cost_coef)
 
     def _set_prices(self, env: VecNormalize | None) -> None:

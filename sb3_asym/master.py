@@ -74,8 +74,8 @@ class MasterDQN(DQN):
         # The policy exists already: a class that builds it is a function that returns it.
         policy_class: Any = partial(_existing, policy)
         super().__init__(policy_class, None, device=policy.device, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
-        self.use_cost_coef(cost_coef)
         self.observation_space, self.action_space, self.n_envs = policy.observation_space, policy.action_space, n_envs
+        self.use_cost_coef(cost_coef)
         self.memory = memory
         self.replay_buffer = _OptionReplay(self)  # type: ignore[assignment]
         self.exploration_rate = self.exploration_initial_eps
@@ -99,16 +99,21 @@ class MasterDQN(DQN):
         """λ at the present progress of training, return per env step of the most expensive sub-policy."""
         return self._cost_coef_schedule(self._current_progress_remaining)
 
-    def choose(self, obs: PyTorchObs, n_obs: int) -> np.ndarray:
+    @property
+    def as_deployed(self) -> np.ndarray:
+        """Envs whose episodes are run as deployed, with mean actions and greedy choices, ``(n_envs,)`` bool."""
+        return np.zeros(self.n_envs, dtype=bool)
+
+    def choose(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
         ε-greedy choice, drawn for each env on its own.
 
         :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
-        :param n_obs: their number
+        :param envs: indices of these envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
-        explore = np.random.rand(n_obs) < self.exploration_rate
-        options = np.random.randint(int(self.action_space.n), size=n_obs)  # type: ignore[attr-defined]
+        explore = (np.random.rand(len(envs)) < self.exploration_rate) & ~self.as_deployed[envs]
+        options = np.random.randint(int(self.action_space.n), size=len(envs))  # type: ignore[attr-defined]
         if not explore.all():
             with th.no_grad():
                 greedy = self.greedy_options(obs)
@@ -146,7 +151,7 @@ class MasterDQN(DQN):
         logger: Logger,
         num_timesteps: int,
         progress_remaining: float,
-        n_episodes: int,
+        dones: np.ndarray,
         env: VecNormalize | None,
     ) -> None:
         """
@@ -155,7 +160,7 @@ class MasterDQN(DQN):
         :param logger: logger of the agent
         :param num_timesteps: env steps so far, over all envs
         :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
-        :param n_episodes: number of envs whose episode ended with this step
+        :param dones: ``(n_envs,)`` True where the episode ended with this step
         :param env: normalization of observations and rewards
         :raises FloatingPointError: if the loss is not finite
         """
@@ -163,7 +168,7 @@ class MasterDQN(DQN):
         self.num_timesteps, self._current_progress_remaining, self._vec_normalize_env = num_timesteps, progress_remaining, env
         self._on_step()
         self._n_steps_waiting += 1
-        self._n_episodes_waiting += n_episodes
+        self._n_episodes_waiting += int(np.count_nonzero(dones))
         frequency, unit = self.train_freq  # type: ignore[misc]
         waited = self._n_steps_waiting if unit == TrainFrequencyUnit.STEP else self._n_episodes_waiting
         if waited < frequency:

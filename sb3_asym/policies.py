@@ -26,8 +26,8 @@ from sb3_asym.costs import actor_cost, mean_action, mean_flops, network_cost
 from sb3_asym.options import OptionState, advance_options, check_option_arguments
 from sb3_asym.sub_policies import NetArchs, check_order, parse_critic_net_archs, parse_sub_net_archs
 
-Chooser = Callable[[PyTorchObs, int], np.ndarray]
-"""Function from preprocessed observations ``(n_obs, …)`` and their number to options ``(n_obs,)``."""
+Chooser = Callable[[PyTorchObs, np.ndarray], np.ndarray]
+"""Function from preprocessed observations ``(n_obs, …)`` and the indices of their envs, ``(n_obs,)``, to options."""
 
 
 class AsymSACPolicy(SACPolicy):
@@ -222,12 +222,12 @@ class AsymSACPolicy(SACPolicy):
         self.master.set_training_mode(False)  # the master sets its own training mode when it learns
         self.training = mode
 
-    def greedy_options(self, obs: PyTorchObs, n_obs: int = 1) -> np.ndarray:
+    def greedy_options(self, obs: PyTorchObs, envs: np.ndarray | None = None) -> np.ndarray:
         """
         Options that the master chooses, by the greatest q-value.
 
         :param obs: preprocessed observations, ``(n_obs, …)``
-        :param n_obs: number of observations
+        :param envs: indices of their envs, which do not matter
         :return: ``(n_obs,)`` options
         """
         return self.master.q_net._predict(obs).cpu().numpy()
@@ -291,8 +291,8 @@ class AsymSACPolicy(SACPolicy):
         pick = choose or self.greedy_options
 
         def choose_due(due: np.ndarray) -> np.ndarray:
-            n_due = int(np.count_nonzero(due))
-            return pick(obs if n_due == n_envs else select_rows(obs, th.as_tensor(due, device=self.device)), n_due)
+            envs = np.flatnonzero(due)
+            return pick(obs if len(envs) == n_envs else select_rows(obs, th.as_tensor(due, device=self.device)), envs)
 
         return advance_options(state, episode_start, n_envs, self.option_length, choose_due)
 

@@ -28,12 +28,44 @@ def test_one_agent_for_every_cost_coef(make_agent):
         assert evaluate(agent, RareFailures(), 1, compare=False).option_use["large"] == option
 
 
+class Worth(RareFailures):
+    """Positive actions earn 5.9 more than negative ones, each time."""
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(1, np.float32), -5.0 if action[0] > 0 else -10.9, False, self.steps == 20, {}
+
+
 def test_a_budget_finds_the_cost_coef(make_agent):
-    """At the λ where both are worth the same, choices alternate, so that any budget can be met."""
-    agent = make_agent(RareFailures(), **{**FAST, "cost_coef": "auto_0.6", "master_kwargs": dict(exploration_final_eps=0.1)})
+    """All observations are the same, so that a budget in between is only met at the λ where both are worth the same."""
+    agent = make_agent(Worth(), **{**FAST, "cost_coef": "auto_0.6"})
     fix_actions(agent, [-0.9, 0.9])
-    agent.learn(3000)
-    assert agent.master.cost_coef == pytest.approx(WORTH, rel=0.25)
+    agent.learn(2000)
+    assert agent.master.cost_coef == pytest.approx(WORTH, rel=0.1)
+
+
+def test_a_budget_is_measured_as_deployed(make_agent):
+    """Three quarters of the episodes explore; in the rest, the option is the best one and the action is the mean."""
+    env = DummyVecEnv([DriftEnv] * 8)
+    agent = make_agent(env, cost_coef="auto_0.6", master_kwargs=dict(exploration_initial_eps=1.0, exploration_final_eps=1.0))
+    shares, explored = [], []
+
+    def look(known, _):
+        state, as_deployed = agent._option_state, agent.master.as_deployed
+        shares.append(as_deployed.mean())
+        if state is not None:
+            obs = th.as_tensor(agent._last_obs)
+            with th.no_grad():
+                is_mean = np.isclose(agent.policy.actions(obs, state.option, True), known["buffer_actions"]).all(axis=1)
+            assert is_mean[as_deployed].all()
+            started = as_deployed & (state.steps_left == agent.option_length - 1)
+            assert (state.option == agent.master.greedy_options(obs))[started].all()
+            explored.append(is_mean[~as_deployed])
+        return True
+
+    agent.learn(2000, callback=look)
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.08)
+    assert np.concatenate(explored).mean() < 0.1
 
 
 def test_a_budget_counts_the_master(make_agent):

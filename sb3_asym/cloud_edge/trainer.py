@@ -114,7 +114,7 @@ class Trainer:
         self._owed -= n_updates
         with frozen_actor(model) if frozen_left > 0 else _nothing():
             if isinstance(model, AsymSAC):
-                model._n_episodes_ended = 0
+                model._dones = np.zeros(model.n_envs, dtype=bool)
                 for _ in range(n_steps):
                     model._on_step()
             if n_updates:

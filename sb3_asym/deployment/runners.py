@@ -44,7 +44,7 @@ class ModelRunner:
             self._predict: Callable[..., Any] = model.predict
         else:
             policy: Any = model.policy
-            self._predict = partial(policy.predict, choose=lambda _, n_obs: np.full(n_obs, option))
+            self._predict = partial(policy.predict, choose=lambda _, envs: np.full(len(envs), option))
         self.reset()
 
     def reset(self) -> None:

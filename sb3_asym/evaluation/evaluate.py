@@ -109,12 +109,12 @@ def _dialled(model: AsymSAC, cost_coef: Sequence[float] | str) -> list[float]:
 def _random(report: EvaluationReport, seed: int) -> Chooser:
     """Function that chooses at random, with the use of a report."""
     use, rng = list(report.option_use.values()), np.random.default_rng(seed)
-    return lambda _, n_obs: rng.choice(len(use), size=n_obs, p=use)
+    return lambda _, envs: rng.choice(len(use), size=len(envs), p=use)
 
 
 def _always(option: int) -> Chooser:
     """Function that chooses the same option everywhere."""
-    return lambda _, n_obs: np.full(n_obs, option)
+    return lambda _, envs: np.full(len(envs), option)
 
 
 def _measure(
