@@ -18,6 +18,8 @@ N_CHOICES = 300
 """Number of the latest choices by which the cost is measured."""
 FEWEST_CHOICES = 30
 N_HALVINGS = 16
+TOO_DEAR, TOO_CHEAP = 0.2, 0.1
+"""How much of what an episode cost too much or too little counts for the next ones."""
 
 
 class Budget:
@@ -25,7 +27,9 @@ class Budget:
     A budget, and what it is measured by: choices in episodes that are run as deployed, with mean actions and greedy choices.
 
     Noise in the actions leads into states where another option is worth its price, so the cost of an agent that explores is
-    not that of the deployed one.
+    not that of the deployed one. λ is the least under which the choices in the latest such episodes cost ``target``: first the
+    budget, then less (or more) the more these episodes cost too much (or too little), as under another λ they would have led
+    into other states.
 
     :param share: greatest mean cost per env step, as a share of the most expensive sub-policy's
     :param costs: costs c_ω of the options, and of the choice itself, as such shares, ``(n_options,)``
@@ -35,7 +39,9 @@ class Budget:
     def __init__(self, share: float, costs: np.ndarray, n_envs: int):
         self.share, self.costs = share, costs
         self.as_deployed = self._drawn(n_envs)
+        self.target = share
         self._observations: deque[PyTorchObs] = deque(maxlen=N_CHOICES)
+        self._spent, self._n_choices = np.zeros(n_envs), np.zeros(n_envs)
 
     @staticmethod
     def _drawn(n_envs: int) -> np.ndarray:
@@ -48,15 +54,22 @@ class Budget:
         :param dones: ``(n_envs,)`` True where an episode ended
         """
         ended = dones | (np.random.rand(len(dones)) * LONGEST_EPISODE < 1)
+        for env in np.flatnonzero(ended & self.as_deployed & (self._n_choices > 0)):
+            excess = self._spent[env] / self._n_choices[env] - self.share
+            self.target = float(np.clip(self.target - excess * (TOO_DEAR if excess > 0 else TOO_CHEAP), self.costs.min(), 1.0))
+        self._spent[ended] = self._n_choices[ended] = 0
         self.as_deployed = np.where(ended, self._drawn(len(dones)), self.as_deployed)
 
-    def observe(self, obs: PyTorchObs, envs: np.ndarray) -> None:
+    def observe(self, obs: PyTorchObs, envs: np.ndarray, options: np.ndarray) -> None:
         """
-        Remember where the deployed agent had to choose.
+        Remember where the deployed agent had to choose, and what it spent.
 
         :param obs: preprocessed observations, ``(n_obs, …)``
         :param envs: indices of their envs, ``(n_obs,)``
+        :param options: the options that were chosen, ``(n_obs,)``
         """
+        self._spent[envs] += self.costs[options]
+        self._n_choices[envs] += 1
         for row in np.flatnonzero(self.as_deployed[envs]):
             self._observations.append(tree_map(lambda part, row=row: part[row], obs))
 
@@ -77,5 +90,5 @@ class Budget:
             middle = (low + high) / 2
             cost_coef = th.full((1, 1), math.exp(middle), device=network.device)
             options = network.net_advantages(obs, cost_coef).argmax(dim=1).cpu().numpy()
-            low, high = (middle, high) if self.costs[options].mean() > self.share else (low, middle)
+            low, high = (middle, high) if self.costs[options].mean() > self.target else (low, middle)
         return network.dial.clip(math.exp(high))

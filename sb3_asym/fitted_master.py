@@ -108,9 +108,10 @@ class FittedMaster(MasterDQN):
         :param envs: indices of these envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
+        options = super().choose(obs, envs)
         if self.budget is not None:
-            self.budget.observe(obs, envs)
-        return super().choose(obs, envs)
+            self.budget.observe(obs, envs, options)
+        return options
 
     def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
         """
