@@ -9,16 +9,17 @@ and adds them to it. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large n
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import rare_need  # noqa: F401  (registers its env)
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 from training_jobs import go_on, parse_arguments
 
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.costs import actor_cost
+from sb3_asym.evaluation.rollout import rollout
 
 RESULTS = Path(__file__).parent / "results"
 N_EVAL_EPISODES = 20
@@ -71,36 +72,34 @@ def run_one(task: str, run: str, seed: int) -> dict[str, Any]:
 
 
 def measure(task: str, run: str, model: SAC) -> dict[str, Any]:
-    """Return and cost of a trained agent, over held-out episodes."""
+    """Return and cost of a trained agent, over held-out episodes, each in an env of its own."""
+    env = make_vec_env(task, N_EVAL_EPISODES, seed=HELD_OUT)
     if not isinstance(model, AsymSAC):
-        rewards, _ = evaluate_policy(model, make_vec_env(task, seed=HELD_OUT), N_EVAL_EPISODES, return_episode_rewards=True)
+        rewards, _ = evaluate_policy(model, env, N_EVAL_EPISODES, return_episode_rewards=True)
         return {"mean_reward": float(np.mean(rewards)), "flops_per_inference": actor_cost(model.actor).flops}
     cost_coef = "dial" if run == "dial" else ()
-    report = evaluate(model, gym.make(task), N_EVAL_EPISODES, seed=HELD_OUT, cost_coef=cost_coef).to_dict()
+    report = evaluate(model, env, N_EVAL_EPISODES, seed=HELD_OUT, cost_coef=cost_coef).to_dict()
     own = {"cost_coef": model.master.cost_coef, "budget_share": 1 - report["flops_reduction"]}
     if run == "generalists":
-        own["mixtures"] = [mixture(task, model, use) for use in MIXTURES]
+        own["mixtures"] = [mixture(env, model, use) for use in MIXTURES]
     return {**report, **own}
 
 
-def mixture(task: str, model: AsymSAC, use: float) -> dict[str, float]:
+def mixture(env: VecEnv, model: AsymSAC, use: float) -> dict[str, float]:
     """Random switching that uses the large network for a given share of the steps; chance costs nothing to ask."""
     rng = np.random.default_rng(0)
-    policy = model.policy
-    rewards = []
-    env = gym.make(task)
-    for episode in range(N_EVAL_EPISODES):
-        obs, _ = env.reset(seed=HELD_OUT + episode)
-        state, total, done = None, 0.0, False
-        while not done:
-            action, state = policy.predict(
-                obs, state, deterministic=True, choose=lambda _, envs: (rng.random(len(envs)) < use).astype(np.int64)
-            )
-            obs, reward, terminated, truncated, _ = env.step(action)
-            total, done = total + float(reward), terminated or truncated
-        rewards.append(total)
-    small, large = (cost.flops for cost in policy.option_costs)
-    return {"use": use, "mean_reward": float(np.mean(rewards)), "flops_per_inference": use * large + (1 - use) * small}
+    rewards: dict[int, float] = {}
+    for step in rollout(model, env, HELD_OUT, lambda _, envs: (rng.random(len(envs)) < use).astype(np.int64)):
+        for i in np.flatnonzero(step.dones):
+            rewards.setdefault(int(i), step.infos[i]["episode"]["r"])
+        if len(rewards) == env.num_envs:
+            break
+    small, large = (cost.flops for cost in model.policy.option_costs)
+    return {
+        "use": use,
+        "mean_reward": float(np.mean(list(rewards.values()))),
+        "flops_per_inference": use * large + (1 - use) * small,
+    }
 
 
 def main() -> None:
