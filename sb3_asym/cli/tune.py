@@ -86,7 +86,7 @@ def tune(
         {name: (flops, reward) for name, (reward, flops) in largest.alone.items()},
         settings.output / "pareto.png",
         title=f"{env}: {len(results)} trials",
-        values=("λ", [result.params["cost_coef"] for result in results]),
+        values=("λ", [result.cost_coef for result in results]),
     )
     typer.echo(report.table(best))
     typer.echo(f"All trials: {settings.output / 'trials.csv'}, picture: {settings.output / 'pareto.png'}")

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from sb3_asym.tune.experiment import SIZES, policy_kwargs_with_sizes
 from sb3_asym.tune.settings import TuneSettings
+from sb3_asym.tune.trial import TOLERANCE
 from sb3_asym.zoo import ALGO
 
 
@@ -23,6 +24,7 @@ class TrialResult:
 
     :param number: number of the trial
     :param params: values of the searched parameters, by name
+    :param cost_coef: λ under which the agents are deployed, geometric mean over the seeds
     :param mean_reward: mean return over seeds and episodes
     :param std_reward: standard deviation of the return over the seeds
     :param flops_per_inference: mean FLOPs over the seeds, the master's share included
@@ -34,6 +36,7 @@ class TrialResult:
 
     number: int
     params: dict[str, Any]
+    cost_coef: float
     mean_reward: float
     std_reward: float
     flops_per_inference: float
@@ -61,6 +64,7 @@ def trial_results(study: optuna.Study, settings: TuneSettings) -> list[TrialResu
         result = TrialResult(
             number=trial.number,
             params=trial.params,
+            cost_coef=float(np.exp(np.mean(np.log(attributes.get("cost_coefs") or [trial.params["cost_coef"]])))),
             mean_reward=float(np.mean(attributes["rewards"])),
             std_reward=float(np.std(attributes["rewards"])),
             flops_per_inference=float(np.mean(attributes["flops"])),
@@ -73,7 +77,7 @@ def trial_results(study: optuna.Study, settings: TuneSettings) -> list[TrialResu
     return sorted(results, key=lambda result: result.flops_per_inference)
 
 
-def chosen(results: Sequence[TrialResult], tolerance: float = 0.05) -> TrialResult:
+def chosen(results: Sequence[TrialResult], tolerance: float = TOLERANCE) -> TrialResult:
     """
     The trial to train in full: the cheapest of the best that gives up little return.
 
@@ -137,10 +141,11 @@ def table(results: Sequence[TrialResult]) -> str:
     :return: a row for each, below the names of the columns
     """
     names = list(results[0].params) if results else []
-    columns = [*names, "return", "FLOPs", "of the large"]
+    names = [name for name in names if name != "cost_coef"]
+    columns = ["λ", *names, "return", "FLOPs", "of the large"]
     lines = ["trial".rjust(5) + "".join(column.rjust(15) for column in columns)]
     for result in results:
-        values = [f"{result.params[name]:.4g}" for name in names]
+        values = [f"{value:.4g}" for value in (result.cost_coef, *(result.params[name] for name in names))]
         values += [f"{result.mean_reward:.1f}", f"{result.flops_per_inference:,.0f}", f"{result.flops_share:.1%}"]
         lines.append(f"{result.number:5}" + "".join(value.rjust(15) for value in values))
     return "\n".join(lines)

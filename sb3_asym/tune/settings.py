@@ -10,6 +10,7 @@ import gymnasium as gym
 import rl_zoo3.exp_manager
 from stable_baselines3.common.utils import get_device
 
+from sb3_asym.cost_coef import dial_of
 from sb3_asym.tune.experiment import SIZES, policy_kwargs_with_sizes, read_hyperparameters, registered_id
 
 
@@ -24,7 +25,7 @@ class TuneSettings:
     :param n_timesteps: env steps of a training; -1 for the hyperparameters' own
     :param n_seeds: trainings per trial, of which the mean counts
     :param n_eval_episodes: episodes to measure an agent
-    :param cost_coef: least and greatest λ, on a logarithmic scale
+    :param cost_coef: least and greatest λ, on a logarithmic scale; unless ``hyperparams`` has a dial or a budget
     :param option_length: least and greatest option length in env steps, or None to leave it
     :param sizes: True to search the sub-policies' sizes too
     :param budget: share of the large sub-policy's FLOPs that an agent may cost, or None for the Pareto front
@@ -63,9 +64,14 @@ class TuneSettings:
             raise ValueError(f"The option length needs a range of at least 1 such as 1 20, got {self.option_length}.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"The budget is a share of the large sub-policy's FLOPs, in (0, 1], got {self.budget}.")
-        searched = {"cost_coef", *(["option_length"] if self.option_length else [])} & set(self.hyperparams)
+        searched = {
+            *(["cost_coef"] if self.searches_cost_coef else []),
+            *(["option_length"] if self.option_length else []),
+        } & set(self.hyperparams)
         if searched:
             raise ValueError(f"The study searches {', '.join(sorted(searched))}: give its range, not a hyperparameter.")
+        if not (self.searches_cost_coef or self.option_length or self.sizes):
+            raise ValueError("A dial or a budget leaves no λ to search: search the option length or the sizes.")
         if self.config and self.config.endswith((".yml", ".yaml", ".py")) and not Path(self.config).is_file():
             raise FileNotFoundError(f"There is no file {self.config} with hyperparameters.")
         gym.spec(registered_id(self.env))
@@ -87,12 +93,20 @@ class TuneSettings:
         return read_hyperparameters(self.env, self.config, self.hyperparams)
 
     @property
+    def searches_cost_coef(self) -> bool:
+        """False where each agent has a dial, or learns λ for a budget."""
+        return dial_of(self.hyperparams.get("cost_coef", 0.0)) is None
+
+    @property
     def fixed(self) -> dict[str, Any]:
         """What all trials of a study have in common, as JSON values by name."""
         names = ("env", "n_timesteps", "n_seeds", "n_eval_episodes", "budget", "sizes", "cost_coef", "option_length")
         values = {name: getattr(self, name) for name in names}
         hyperparams = self.read_hyperparameters()
-        hyperparams.pop("cost_coef", None)
+        if self.searches_cost_coef:
+            hyperparams.pop("cost_coef", None)
+        else:
+            del values["cost_coef"]
         if self.option_length is not None:
             hyperparams.pop("option_length", None)
         if self.n_timesteps > 0:

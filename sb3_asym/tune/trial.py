@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import optuna
 from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
 
 from sb3_asym.asym_sac import AsymSAC
+from sb3_asym.cost_coef import budget_of
 from sb3_asym.evaluation import EvaluationReport, evaluate
 from sb3_asym.tune.experiment import SIZES, TrialExperiment, policy_kwargs_with_sizes
 from sb3_asym.tune.settings import TuneSettings
+
+TOLERANCE = 0.05
+"""Share of a range of returns that may be given up for less cost."""
 
 
 def objective(trial: optuna.Trial, settings: TuneSettings) -> float | tuple[float, float]:
@@ -24,22 +29,25 @@ def objective(trial: optuna.Trial, settings: TuneSettings) -> float | tuple[floa
     :raises TrialPruned: if training diverged
     """
     hyperparams: dict[str, Any] = {**settings.hyperparams}
-    hyperparams["cost_coef"] = trial.suggest_float("cost_coef", *settings.cost_coef, log=True)
+    if settings.searches_cost_coef:
+        hyperparams["cost_coef"] = trial.suggest_float("cost_coef", *settings.cost_coef, log=True)
     if settings.option_length is not None:
         hyperparams["option_length"] = trial.suggest_int("option_length", *settings.option_length, log=True)
     if settings.sizes:
         units = {name: trial.suggest_categorical(name, choices) for name, choices in SIZES.items()}
         hyperparams["policy_kwargs"] = policy_kwargs_with_sizes(settings.read_hyperparameters(), units)
     try:
-        reports = [_train(settings, hyperparams, trial.number, seed) for seed in range(settings.n_seeds)]
+        trained = [_train(settings, hyperparams, trial.number, seed) for seed in range(settings.n_seeds)]
     except FloatingPointError as error:
         raise optuna.TrialPruned(str(error)) from error
+    reports = [report for report, _ in trained]
     rewards = [report.mean_reward for report in reports]
     flops = [report.flops_per_inference for report in reports]
     share = 1 - float(np.mean([report.flops_reduction for report in reports]))
     trial.set_user_attr("rewards", rewards)
     trial.set_user_attr("flops", flops)
     trial.set_user_attr("flops_share", share)
+    trial.set_user_attr("cost_coefs", [cost_coef for _, cost_coef in trained])
     trial.set_user_attr("alone", _alone(reports))
     if settings.budget is not None:
         trial.set_constraint("budget", share - settings.budget)
@@ -47,8 +55,8 @@ def objective(trial: optuna.Trial, settings: TuneSettings) -> float | tuple[floa
     return float(np.mean(rewards)), float(np.mean(flops))
 
 
-def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, seed: int) -> EvaluationReport:
-    """Train an agent as the Zoo does, save it in the Zoo's layout, and measure it."""
+def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, seed: int) -> tuple[EvaluationReport, float]:
+    """Train an agent as the Zoo does, measure it, and save it in the Zoo's layout: its report, and its λ."""
     folder = settings.folder(number) / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w", encoding="utf-8") as log, redirect_stdout(log):
@@ -68,14 +76,41 @@ def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, see
         assert model.env is not None
         # Not `experiment.learn`: it takes an interrupted training for a finished one.
         model.learn(experiment.n_timesteps, callback=experiment.callbacks or None)
-        experiment.save_trained_model(model)
         env = experiment.create_envs(1, eval_env=True, no_log=True)
         if isinstance(env, VecNormalize):
             sync_envs_normalization(model.env, env)
-        report = evaluate(model, env, settings.n_eval_episodes, seed=seed)
+        has_dial = model.dial is not None and budget_of(model.cost_coef) is None
+        report = evaluate(model, env, settings.n_eval_episodes, seed=seed, cost_coef="dial" if has_dial else ())
+        if has_dial:
+            report = deploy(model, report, settings.budget)
+        experiment.save_trained_model(model)
         for each in (model.env, env):
             each.close()
-    return report
+    return report, model.master.cost_coef
+
+
+def deploy(model: AsymSAC, report: EvaluationReport, budget: float | None) -> EvaluationReport:
+    """
+    Set an agent's dial to the λ that was best: within a budget, that of the greatest return; else the one of the least cost
+    that gives up no more than 5 % of what the curve spans.
+
+    :param model: agent with a dial
+    :param report: its evaluation under several λ
+    :param budget: greatest cost as a share of the largest sub-policy's, or None
+    :return: the report under that λ, with the comparisons of ``report``
+    """
+    curve = [under for under in report.comparisons if under.cost_coef is not None]
+    if budget is None:
+        rewards = [under.mean_reward for under in curve]
+        enough = max(rewards) - TOLERANCE * (max(rewards) - min(rewards))
+        best = min((under for under in curve if under.mean_reward >= enough), key=lambda under: under.flops_per_inference)
+    else:
+        within = [under for under in curve if 1 - under.flops_reduction <= budget]
+        cheapest = min(curve, key=lambda under: under.flops_per_inference)
+        best = max(within or [cheapest], key=lambda under: under.mean_reward)
+    assert best.cost_coef is not None
+    model.set_cost_coef(best.cost_coef)
+    return replace(best, comparisons=report.comparisons)
 
 
 def _alone(reports: Sequence[EvaluationReport]) -> dict[str, list[float]]:

@@ -13,7 +13,7 @@ from sb3_asym.tune.report import chosen, training_command, trial_results, write_
 
 
 def result(number, reward, flops, best=True, params=None, alone=None):
-    return TrialResult(number, params or {}, reward, 0.0, flops, 0.5, alone or {}, best, "")
+    return TrialResult(number, params or {}, 0.1, reward, 0.0, flops, 0.5, alone or {}, best, "")
 
 
 def test_the_chosen_trial_gives_up_little_return_for_less_cost():
@@ -32,7 +32,7 @@ def test_a_budget_keeps_to_the_trials_that_cost_no_more(tmp_path, make_settings)
     settings = make_settings(tmp_path, budget=0.4)
     study = open_study(settings)
     for reward, share in ((-100.0, 0.9), (-150.0, 0.3), (-120.0, 0.35)):
-        attributes = dict(rewards=[reward], flops=[share], flops_share=share, alone={})
+        attributes = dict(rewards=[reward], flops=[share], flops_share=share, alone={}, cost_coefs=[0.1])
         constraints = dict(budget=share - settings.budget)
         study.add_trial(optuna.trial.create_trial(value=reward, user_attrs=attributes, constraints=constraints))
     assert [result.mean_reward for result in trial_results(study, settings) if result.best] == [-120.0]
@@ -41,7 +41,7 @@ def test_a_budget_keeps_to_the_trials_that_cost_no_more(tmp_path, make_settings)
 def test_none_is_best_where_all_cost_more_than_the_budget(tmp_path, make_settings):
     settings = make_settings(tmp_path, budget=0.4)
     study = open_study(settings)
-    attributes = dict(rewards=[-100.0], flops=[0.9], flops_share=0.9, alone={})
+    attributes = dict(rewards=[-100.0], flops=[0.9], flops_share=0.9, alone={}, cost_coefs=[0.1])
     study.add_trial(optuna.trial.create_trial(value=-100.0, user_attrs=attributes, constraints=dict(budget=0.5)))
     assert not any(result.best for result in trial_results(study, settings))
 

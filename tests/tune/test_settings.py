@@ -14,6 +14,8 @@ from sb3_asym.tune.settings import parse_hyperparams
         (dict(budget=1.5), "The budget is a share"),
         (dict(n_trials=0), "must be at least 1"),
         (dict(hyperparams=dict(cost_coef=1.0)), "The study searches cost_coef"),
+        (dict(hyperparams=dict(cost_coef="dial")), "leaves no λ to search: search the option length or the sizes"),
+        (dict(hyperparams=dict(cost_coef="dail"), sizes=True), "cost_coef .* must be"),
         (dict(device="cudo"), "There is no device 'cudo'"),
         (dict(config="nope.yml"), "There is no file nope.yml"),
         (dict(config="nope_module"), "cannot be read from nope_module .*No module named 'nope_module'"),

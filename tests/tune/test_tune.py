@@ -53,6 +53,24 @@ def test_the_command_trains_the_chosen_agent(study, tmp_path):
     assert agent.policy.sub_net_archs["small"] == [result.params["small"]] * 2
 
 
+@pytest.mark.parametrize(("cost_coef", "budget"), [("dial", None), ((0.01, 1.0), 0.99), ("auto_0.5", None)])
+def test_a_dial_is_trained_once_for_all_cost_coefs(tmp_path, make_settings, cost_coef, budget):
+    """λ is not searched then; the agents are saved under the λ that is best, and with the curve."""
+    hyperparams = make_settings(tmp_path).hyperparams | {"cost_coef": cost_coef}
+    settings = make_settings(tmp_path, option_length=(2, 9), n_trials=2, hyperparams=hyperparams, budget=budget)
+    for result in tune(settings):
+        assert set(result.params) == {"option_length"}
+        agent = AsymSAC.load(next((settings.folder(result.number) / "seed_0").glob("asym_sac/*/Pendulum-v1.zip")))
+        assert agent.master.cost_coef == pytest.approx(result.cost_coef)
+        if cost_coef == "auto_0.5":
+            assert not agent.cost_curve
+        else:
+            points = {round(point[0], 6): point for point in agent.cost_curve}
+            assert len(points) == 9
+            assert points[round(result.cost_coef, 6)][1:] == pytest.approx((result.flops_share, result.mean_reward))
+        assert f"cost_coef:{cost_coef!r}" in shlex.split(training_command(result, settings))
+
+
 def test_the_same_call_does_what_is_missing(study):
     settings, results, _ = study
     assert tune(settings) == trial_results(open_study(settings), settings) == results
