@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
-from sb3_asym.buffers import Batch, OptionMemory, buffer_without_env, sample_transitions
+from sb3_asym.buffers import STEPS_AT_ONCE, Batch, OptionMemory, buffer_without_env, sample_transitions, split
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import MASTERS, make_master
@@ -277,11 +277,13 @@ class AsymSAC(SAC):
         optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
         self._update_learning_rate(optimizers)
         self.master.begin_updates(gradient_steps)
-        steps = []
-        for gradient_step in range(gradient_steps):
-            batch = self._sample(batch_size)
+        steps: list[dict[str, list[float]]] = []
+        while len(steps) < gradient_steps:
+            n = min(gradient_steps - len(steps), STEPS_AT_ONCE)
+            update_targets = [step % self.target_update_interval == 0 for step in range(len(steps), len(steps) + n)]
+            batches = split(self._sample(n * batch_size), batch_size)
             with stop_where_not_finite(self):
-                steps.append(self._gradient_step(batch, gradient_step % self.target_update_interval == 0))
+                steps += self._gradient_steps(batches, update_targets)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
@@ -296,19 +298,21 @@ class AsymSAC(SAC):
         env = self._vec_normalize_env
         return self.master.batch_of(sample_transitions(self.replay_buffer, batch_size, env), env)  # type: ignore[arg-type]
 
-    def _gradient_step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
+    def _gradient_steps(
+        self, batches: Sequence[Batch | OptionBatch], update_targets: Sequence[bool]
+    ) -> list[dict[str, list[float]]]:
         if self._update is None:
             steps_ahead = self._total_timesteps - self.num_timesteps
             frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
             updates_ahead = steps_ahead * self.gradient_steps / frequency if self.gradient_steps > 0 else steps_ahead
-            self._use(choose_update(self, batch, self.master.batch_size, self.fast_update, updates_ahead, self.verbose))
+            self._use(choose_update(self, batches[0], self.master.batch_size, self.fast_update, updates_ahead, self.verbose))
         assert self._update is not None
         try:
-            return self._update.step(batch, update_targets)
+            return self._update.steps(batches, update_targets)
         except CompiledUpdateUnavailable as error:  # something was changed since the update was made
             self._release_update()
             self._use(plain_update(self, str(error), self.fast_update, self.verbose))
-            return self._update.step(batch, update_targets)
+            return self._update.steps(batches, update_targets)
 
     def _use(self, update: PlainUpdate | CompiledUpdate) -> None:
         self._update = update

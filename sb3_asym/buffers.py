@@ -17,6 +17,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_asym.options import NO_OPTION, option_return
 
 Batch = ReplayBufferSamples | DictReplayBufferSamples
+STEPS_AT_ONCE = 32
+"""Greatest number of gradient steps for which a batch is sampled together."""
 
 
 class OptionSamples(NamedTuple):
@@ -264,6 +266,28 @@ def buffer_without_env(model: Any) -> HerReplayBuffer:
         optimize_memory_usage=model.optimize_memory_usage,
         **model.replay_buffer_kwargs,
     )
+
+
+def split(batch: Any, batch_size: int) -> list[Any]:
+    """
+    Split a large batch into those of several gradient steps, as views.
+
+    :param batch: tuple of tensors, dicts of tensors, or None, each with the same number of rows
+    :param batch_size: rows of each part
+    :return: tuples of the same kind
+    """
+
+    def part(values: Any, rows: slice) -> Any:
+        return {key: value[rows] for key, value in values.items()} if isinstance(values, dict) else values[rows]
+
+    n_rows = len(batch.rewards)
+    if n_rows == batch_size:
+        return [batch]
+    starts = range(0, n_rows, batch_size)
+    return [
+        type(batch)(*(None if values is None else part(values, slice(start, start + batch_size)) for values in batch))
+        for start in starts
+    ]
 
 
 def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Batch:

@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, ReplayBufferSample
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_asym.buffers import Batch, OptionMemory
+from sb3_asym.buffers import STEPS_AT_ONCE, Batch, OptionMemory, split
 from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, dial_of
 from sb3_asym.update.compiled_master import CompiledMasterUpdate
 from sb3_asym.update.graph import CompiledUpdateUnavailable
@@ -194,11 +194,12 @@ class MasterDQN(DQN):
             self.policy.set_training_mode(False)
             return
         self._update_learning_rate(self.policy.optimizer)
-        losses = []
-        for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+        losses: list[float] = []
+        while len(losses) < gradient_steps:
+            n_rows = min(gradient_steps - len(losses), STEPS_AT_ONCE) * batch_size
+            batch = self.replay_buffer.sample(n_rows, env=self._vec_normalize_env)  # type: ignore[union-attr]
             try:
-                losses.append(self.compiled_update.step(batch, self.max_grad_norm))
+                losses += self.compiled_update.steps(split(batch, batch_size), self.max_grad_norm)
             except CompiledUpdateUnavailable as error:  # something was changed since it was made
                 print(f"Plain update of the master: {error}.")
                 self.compiled_update = None

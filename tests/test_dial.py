@@ -108,13 +108,13 @@ def _saved_policy(agent, folder):
 
 
 def test_a_learned_cost_coef_goes_on_where_it_was(make_agent, tmp_path):
-    agent = make_agent(cost_coef="auto_0.3").learn(200)
+    agent = make_agent(cost_coef="auto_0.3").learn(800)
     before = agent.master.cost_coef
     assert before != pytest.approx(agent.dial.middle)
     agent.save(tmp_path / "agent")
     loaded = AsymSAC.load(tmp_path / "agent", env=DriftEnv())
     assert loaded.master.cost_coef == before
-    loaded.learn(60, reset_num_timesteps=False)
+    loaded.learn(800, reset_num_timesteps=False)
     assert loaded.master.cost_coef != before
 
 

@@ -27,7 +27,7 @@ from sb3_asym.update.option_batch import OptionBatch
 
 class CompiledUpdate:
     """
-    One gradient step of every sub-policy, compiled, and in ``master_update`` that of the master.
+    Gradient steps of every sub-policy, compiled, and in ``master_update`` that of the master.
 
     :param agent: the agent that learns; see :func:`obstacle_to_compiling`
     """
@@ -68,23 +68,28 @@ class CompiledUpdate:
         if not isinstance(batch, OptionBatch):
             self.master_update.compile(batch, master_batch_size)
 
-    def step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
+    def steps(self, batches: Sequence[Batch | OptionBatch], update_targets: Sequence[bool]) -> list[dict[str, list[float]]]:
         """
-        One gradient step, as :meth:`sb3_asym.update.plain.PlainUpdate.step`.
+        One gradient step on each batch, as :meth:`sb3_asym.update.plain.PlainUpdate.steps`.
 
-        :param batch: primitive transitions
-        :param update_targets: whether to move the target critics too
-        :return: losses and entropy coefficients by name
-        :raises FloatingPointError: if a loss is not finite
+        :param batches: primitive transitions, of the same number
+        :param update_targets: for each step, whether to move the target critics too
+        :return: for each step, losses and entropy coefficients by name
+        :raises FloatingPointError: if a loss is not finite; that step changes nothing
         :raises CompiledUpdateUnavailable: if only the plain update can go on
         """
         self._bind()
-        noise = th.randn(self._noise_shape(batch), device=self.agent.device)
-        losses = self._graphs(*self._arguments(batch, update_targets, noise)).tolist()
+        noise = th.randn((len(batches), *self._noise_shape(batches[0])), device=self.agent.device)
+        calls = [self._arguments(*arguments) for arguments in zip(batches, update_targets, noise.unbind(), strict=True)]
+        is_fitted = isinstance(batches[0], OptionBatch)
+        return [self._named(losses, is_fitted) for losses in self._graphs.each(calls).tolist()]
+
+    def _named(self, losses: list[float], is_fitted: bool) -> dict[str, list[float]]:
+        """The values that ``_update`` returns, by name."""
         n_options, learned = self.agent.policy.n_options, self.agent.ent_coef_optimizer is not None
         names = {"critic_loss": len(self.critics.stacks), "actor_loss": n_options, "ent_coef": n_options}
         names["ent_coef_loss"] = n_options if learned else 0
-        names["master_loss"] = int(isinstance(batch, OptionBatch))
+        names["master_loss"] = int(is_fitted)
         logged, start = {}, 0
         for name, length in names.items():
             logged[name] = losses[start : start + length]

@@ -1,5 +1,6 @@
 """The master's update, SB3's ``DQN.train``, as one compiled graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch as th
@@ -30,17 +31,17 @@ class CompiledMasterUpdate:
         self.betas, self.eps = group["betas"], group["eps"]
         self._graphs = GraphCache(self._update)
 
-    def step(self, batch: ReplayBufferSamples, max_grad_norm: float) -> float:
+    def steps(self, batches: Sequence[ReplayBufferSamples], max_grad_norm: float) -> list[float]:
         """
-        One gradient step.
+        One gradient step on each batch.
 
-        :param batch: option transitions, with net rewards and discounts
+        :param batches: option transitions, with net rewards and discounts
         :param max_grad_norm: greatest norm of the gradient, beyond which it is clipped
-        :return: the loss; if it is not finite, nothing was changed
+        :return: the losses; a step whose loss is not finite changed nothing
         :raises CompiledUpdateUnavailable: if only the plain update can go on
         """
         self.networks.bind()
-        return self._graphs(*self._arguments(batch, max_grad_norm)).item()
+        return self._graphs.each([self._arguments(batch, max_grad_norm) for batch in batches]).tolist()
 
     def compile(self, batch: Batch, batch_size: int) -> None:
         """

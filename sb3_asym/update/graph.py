@@ -45,6 +45,16 @@ class GraphCache:
         with th.no_grad():
             return self._graphs[kind](*fresh, *lasting)
 
+    def each(self, calls: Sequence[tuple[tuple[Any, ...], tuple[Any, ...]]]) -> th.Tensor:
+        """
+        Several calls, one after the other.
+
+        :param calls: inputs and state of each
+        :return: the results, stacked
+        :raises CompiledUpdateUnavailable: if a new kind of batch cannot be compiled
+        """
+        return th.stack([self(inputs, state).clone() for inputs, state in calls])
+
     def compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> None:
         """
         Make the graph for this kind of batch, without a step.

@@ -14,7 +14,7 @@ from sb3_asym.update.option_batch import OptionBatch
 
 class PlainUpdate:
     """
-    One gradient step of every sub-policy on one batch, in plain torch. Works with any network, optimizer and gSDE.
+    Gradient steps of every sub-policy, in plain torch. Works with any network, optimizer and gSDE.
 
     With separate critics it is SB3's ``SAC.train`` for each sub-policy in turn. With a shared critic, the target at s'
     takes the action of the sub-policy that the master would choose there, so that the critic values the agent that is
@@ -30,15 +30,19 @@ class PlainUpdate:
         self.batch_norm_stats = get_parameters_by_name(policy.critics, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(policy.critic_targets, ["running_"])
 
-    def step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
+    def steps(self, batches: Sequence[Batch | OptionBatch], update_targets: Sequence[bool]) -> list[dict[str, list[float]]]:
         """
-        One gradient step.
+        One gradient step on each batch.
 
-        :param batch: primitive transitions
-        :param update_targets: whether to move the target critics too
-        :return: losses and entropy coefficients by name, one for each sub-policy (``critic_loss``: for each critic)
-        :raises FloatingPointError: if a loss is not finite; it changes nothing, unlike those minimized before it in the step
+        :param batches: primitive transitions
+        :param update_targets: for each step, whether to move the target critics too
+        :return: for each step, losses and entropy coefficients by name, one for each sub-policy (``critic_loss``: for each
+            critic)
+        :raises FloatingPointError: if a loss is not finite; it changes nothing, unlike those minimized before it
         """
+        return [self._step(*arguments) for arguments in zip(batches, update_targets, strict=True)]
+
+    def _step(self, batch: Batch | OptionBatch, update_targets: bool) -> dict[str, list[float]]:
         agent, policy = self.agent, self.agent.policy
         policy.set_training_mode(True)
         if agent.use_sde:

@@ -65,7 +65,7 @@ def test_one_step_equals_the_plain_one(make_pair, kwargs):
         for agent, update in zip(agents, updates, strict=True):
             np.random.seed(i)
             th.manual_seed(i)
-            losses.append(update.step(agent._sample(64), True))
+            losses += update.steps([agent._sample(64)], [True])
         for name, values in losses[0].items():
             assert losses[1][name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
@@ -135,7 +135,7 @@ def test_agents_of_the_same_shapes_do_not_share_a_graph(make_pair):
         losses = []
         for update in updates:
             th.manual_seed(0)
-            losses.append(update.step(batch, True)["critic_loss"])
+            losses.append(update.steps([batch], [True])[0]["critic_loss"])
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
         results.append(losses[1])
     assert results[0] != pytest.approx(results[1], rel=1e-3)
@@ -179,11 +179,11 @@ def test_same_seed_same_agent(make_agent):
 def test_a_loss_that_is_not_finite_changes_nothing(make_pair):
     agents, updates = make_pair()
     batch = agents[1].replay_buffer.sample(64)
-    updates[1].step(batch, True)
+    updates[1].steps([batch], [True])
     before = parameters(agents[1])
     batch.rewards[3] = float("nan")
     with pytest.raises(FloatingPointError, match=r"The critic loss is \[nan\]"):
-        updates[1].step(batch, True)
+        updates[1].steps([batch], [True])
     assert th.equal(parameters(agents[1]), before)
 
 
@@ -217,13 +217,13 @@ def test_an_optimizer_without_state_starts_anew(make_pair):
         for agent, update in zip(agents, updates, strict=True):
             np.random.seed(i)
             th.manual_seed(i)
-            update.step(agent.replay_buffer.sample(64), True)
+            update.steps([agent.replay_buffer.sample(64)], [True])
             for optimizer in agent.policy.optimizers:
                 optimizer.state.clear()
     for agent, update in zip(agents, updates, strict=True):
         np.random.seed(9)
         th.manual_seed(9)
-        update.step(agent.replay_buffer.sample(64), True)
+        update.steps([agent.replay_buffer.sample(64)], [True])
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
@@ -238,7 +238,7 @@ def test_where_steps_differ_the_plain_update_goes_on(make_agent, capsys):
     agents[1].policy.actors[0].optimizer.state.clear()
     for agent in agents:
         th.manual_seed(0)
-        agent._gradient_step(batch, True)
+        agent._gradient_steps([batch], [True])
         assert isinstance(agent._update, PlainUpdate)
     assert "Plain update: the optimizers have not taken the same number of steps." in capsys.readouterr().out
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]))
@@ -269,7 +269,7 @@ def test_weights_in_memory_of_their_own_are_learned_too(make_agent):
     """As ``load_from_vector`` and other ways to replace a parameter's data leave them."""
     agent = make_agent(fast_update=True).learn(60)
     agent.policy.load_from_vector(np.full_like(agent.policy.parameters_to_vector(), 0.1))
-    agent._gradient_step(agent.replay_buffer.sample(16), True)
+    agent._gradient_steps([agent.replay_buffer.sample(16)], [True])
     assert agent.policy.actor.mu.weight.data_ptr() >= agent._update.actors.flat.data_ptr()
     changes = [th.all(weight != 0.1) for weight in (agent.policy.actor.mu.weight, agent.policy.critic.q_networks[0][0].weight)]
     assert all(changes)
