@@ -193,8 +193,16 @@ def test_the_curve_of_a_dial(dialled, tmp_path):
 
 
 def test_nine_over_the_range(dialled):
-    evaluate(dialled, DriftEnv(), 1, compare=False, cost_coef="dial")
-    np.testing.assert_allclose([point[0] for point in dialled.cost_curve], np.geomspace(0.01, 10.0, 9))
+    report = evaluate(dialled, DriftEnv(time_limit=30), 5, compare=False, cost_coef="dial")
+    cost_coefs, shares, rewards = np.array(dialled.cost_curve).T
+    assert len(cost_coefs) == len(report.comparisons) == 9
+    assert (cost_coefs[0], cost_coefs[-1]) == (0.01, 10.0)
+    assert (np.diff(cost_coefs) > 0).all()
+    assert [other.mean_reward for other in report.comparisons] == rewards.tolist()
+    # No step of the curve is left that could be halved between λ that are far from each other.
+    closest = np.diff(np.log(cost_coefs)).min()
+    steps = np.abs(np.diff(shares))
+    assert np.diff(np.log(cost_coefs))[steps.argmax()] == pytest.approx(closest)
 
 
 def test_the_least_cost_coef_within_a_budget():

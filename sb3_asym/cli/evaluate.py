@@ -28,7 +28,7 @@ def evaluate(
     seed: Seed = 0,
     stochastic: Annotated[bool, typer.Option(help="Sample actions instead of taking their mean.")] = False,
     compare: Annotated[bool, typer.Option(help="Measure each sub-policy alone and random switching too.")] = True,
-    dial: Annotated[bool, typer.Option("--dial", help="Measure an agent with a dial under nine λ over its range.")] = False,
+    dial: Annotated[bool, typer.Option("--dial", help="Measure an agent with a dial under nine λ of its range.")] = False,
     cost_coef: Annotated[list[float] | None, typer.Option(help="λ to measure an agent with a dial under; repeat it.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of return against cost.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the agent with the curve of its dial, for set_budget.")] = None,

@@ -1,7 +1,9 @@
 """Return and cost of an agent over seeded episodes, compared with its sub-policies alone and with random switching."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_asym.asym_sac import AsymSAC
+from sb3_asym.cost_coef import Dial
 from sb3_asym.evaluation.env import prepare_env
 from sb3_asym.evaluation.report import EvaluationReport
 from sb3_asym.evaluation.rollout import rollout
@@ -17,6 +20,8 @@ from sb3_asym.policies import Chooser
 
 N_DIALLED = 9
 """Number of λ over a dial's range."""
+EVENNESS = 0.2
+"""How much a part of the range counts, where λ are to be measured, beside the part of the cost that is saved there."""
 
 
 def evaluate(
@@ -44,36 +49,29 @@ def evaluate(
     :param compare: True to measure the sub-policies alone and random switching too
     :param on_episode: function to call after each episode, such as the update of a progress bar; with ``compare``, there are
         ``n_evaluations(model, compare, cost_coef) * n_eval_episodes`` episodes
-    :param cost_coef: λ of an agent with a dial, or "dial" for nine over its range
+    :param cost_coef: λ of an agent with a dial, or "dial" for nine over its range, closest where its cost changes most
     :return: report of the agent, with those of the comparison
     :raises ValueError: if there is no env, the agent is learning in it, its spaces differ from the agent's,
         ``n_eval_episodes`` is below 1, or the agent has no dial, or not this λ on it
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
-    cost_coefs = _dialled(model, cost_coef)
+    n_dialled = _n_dialled(model, cost_coef)
     vec_env = prepare_env(model, env)
-    arguments = (model, vec_env, n_eval_episodes, deterministic, seed, on_episode)
-    report = _measure("agent", None, *arguments)
+
+    def measure(name: str, choose: Chooser | None = None) -> EvaluationReport:
+        return _measure(name, choose, model, vec_env, n_eval_episodes, deterministic, seed, on_episode)
+
+    report = measure("agent")
     comparisons: list[EvaluationReport] = []
     if compare:
-        for option, name in enumerate(model.option_names):
-            comparisons.append(_measure(f"{name} alone", _always(option), *arguments))
-        comparisons.append(_measure("random switching", _random(report, seed), *arguments))
-    if cost_coefs:
-        before = model.master.cost_coef
-        try:
-            for value in cost_coefs:
-                model.set_cost_coef(value)
-                under = replace(_measure(f"λ = {value:.3g}", None, *arguments), cost_coef=value)
-                comparisons.append(under)
-                if compare:
-                    name = f"random switching, as λ = {value:.3g}"
-                    comparisons.append(_measure(name, _random(under, seed), *arguments))
-        finally:
-            model.set_cost_coef(before)
-        points = [(r.cost_coef, 1 - r.flops_reduction, r.mean_reward) for r in comparisons if r.cost_coef is not None]
-        model.cost_curve = sorted(points)
+        comparisons += [measure(f"{name} alone", _always(option)) for option, name in enumerate(model.option_names)]
+        comparisons.append(measure("random switching", _random(report, seed)))
+    if n_dialled:
+        for under in _along_the_dial(model, cost_coef, n_dialled, measure):
+            comparisons.append(under)
+            if compare:
+                comparisons.append(measure(f"random switching, as {under.name}", _random(under, seed)))
     if env is None or isinstance(env, str):
         vec_env.close()
     return replace(report, comparisons=tuple(comparisons))
@@ -88,22 +86,54 @@ def n_evaluations(model: AsymSAC, compare: bool = True, cost_coef: Sequence[floa
     :param cost_coef: as for ``evaluate``
     :return: number of ways
     """
-    return 1 + compare * (len(model.option_names) + 1) + (1 + compare) * len(_dialled(model, cost_coef))
+    return 1 + compare * (len(model.option_names) + 1) + (1 + compare) * _n_dialled(model, cost_coef)
 
 
-def _dialled(model: AsymSAC, cost_coef: Sequence[float] | str) -> list[float]:
-    """λ under which an agent is measured."""
+def _n_dialled(model: AsymSAC, cost_coef: Sequence[float] | str) -> int:
+    """Number of λ under which an agent is measured."""
     if len(cost_coef) == 0:
-        return []
+        return 0
     if model.dial is None:
         raise ValueError("The agent learned for one λ, so it cannot be measured under others: train it with cost_coef='dial'.")
     if isinstance(cost_coef, str):
         if cost_coef != "dial":
             raise ValueError(f"cost_coef must be numbers or 'dial', got {cost_coef!r}.")
-        return np.geomspace(model.dial.low, model.dial.high, N_DIALLED).clip(model.dial.low, model.dial.high).tolist()
+        return N_DIALLED
     for value in cost_coef:
         model.dial.check(value)
-    return [float(value) for value in cost_coef]
+    return len(set(cost_coef))
+
+
+def _along_the_dial(
+    model: AsymSAC, cost_coef: Sequence[float] | str, n_dialled: int, measure: Callable[[str], EvaluationReport]
+) -> list[EvaluationReport]:
+    """Reports of an agent under several λ, rising; keeps the curve of its cost."""
+    assert model.dial is not None
+    before = model.master.cost_coef
+    under: dict[float, EvaluationReport] = {}
+    wanted = iter(()) if isinstance(cost_coef, str) else iter(sorted(set(cost_coef)))
+    try:
+        while len(under) < n_dialled:
+            value = next(wanted, None) or _next_cost_coef(model.dial, under)
+            model.set_cost_coef(value)
+            under[value] = replace(measure(f"λ = {value:.3g}"), cost_coef=value)
+    finally:
+        model.set_cost_coef(before)
+    model.cost_curve = [(value, 1 - under[value].flops_reduction, under[value].mean_reward) for value in sorted(under)]
+    return [under[value] for value in sorted(under)]
+
+
+def _next_cost_coef(dial: Dial, under: dict[float, EvaluationReport]) -> float:
+    """The next λ to measure: an end of the range, or the middle of the part over which the cost changes most."""
+    if len(under) < 2:
+        return dial.high if under else dial.low
+    values, whole = sorted(under), math.log(dial.high / dial.low)
+    worth = [
+        abs(under[a].flops_reduction - under[b].flops_reduction) + EVENNESS * math.log(b / a) / whole
+        for a, b in pairwise(values)
+    ]
+    place = int(np.argmax(worth))
+    return math.sqrt(values[place] * values[place + 1])
 
 
 def _random(report: EvaluationReport, seed: int) -> Chooser:
