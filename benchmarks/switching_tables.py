@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap, trim_mean
 
+USES = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of the steps with the large network for which curves are compared."""
 FIXED = {
     "sac large": "SAC, large",
     "sac small large-critic": "SAC, small actor, large critic",
@@ -44,47 +46,104 @@ def by_run(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return dict(rows)
 
 
-def points(result: dict[str, Any]) -> dict[str, list[list[dict[str, Any]]]]:
-    """What the plane of return and cost shows: for each kind its points, each of which is a list over the seeds."""
+def along(row: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Measured points of a run, from the least use of the large network to the most."""
+    alone = [point for point in row["comparisons"] if point["name"].endswith("alone")]
+    under = [point for point in row["comparisons"] if point["cost_coef"] is not None]
+    random = [point for point in row["comparisons"] if point["name"].startswith("random switching, as")]
+    if kind == RANDOM[1]:
+        found = [*alone, *({**point, "option_use": {"large": point["use"]}} for point in row["mixtures"])]
+    else:
+        found = under if kind == "dial" else [*alone, *random]
+    return sorted(found, key=lambda point: point["option_use"]["large"])
+
+
+def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
+    """
+    Return and FLOPs where the large network is in force for a share of the steps, or as near as the run comes to it. Between
+    two points of a curve lies what taking one or the other by chance, episode by episode, returns.
+    """
+    curve = along(row, kind)
+    uses = [point["option_use"]["large"] for point in curve]
+    names = ("mean_reward", "flops_per_inference")
+    return {name: float(np.interp(use, uses, [point[name] for point in curve])) for name in names} | {
+        "use": float(np.clip(use, uses[0], uses[-1]))
+    }
+
+
+RANDOM = ("random, the dial's actors", "random, generalist actors")
+CURVES = {"dial": "dial", RANDOM[0]: "dial", RANDOM[1]: "generalists"}
+"""Ways to switch, each with the run that it was measured in."""
+
+
+def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """What the plane of return and cost shows: for each kind its settings, each of which is a list over the seeds."""
     rows = by_run(result)
-    found: dict[str, list[list[dict[str, Any]]]] = defaultdict(list)
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for kind, run in CURVES.items():
+        if run in rows:
+            found[kind] = {f"{use:.0%}": [at(row, kind, use) for row in rows[run]] for use in USES}
     for seeds in zip(*(row["comparisons"] for row in rows.get("dial", [])), strict=True):
-        kind = "dial" if seeds[0]["cost_coef"] is not None else "alone"
-        if seeds[0]["name"].startswith("random switching, as"):
-            kind = "random, the dial's actors"
-        if seeds[0]["name"] != "random switching":
-            found[kind].append(list(seeds))
-    for seeds in zip(*(row["mixtures"] for row in rows.get("generalists", [])), strict=True):
-        found["random, generalist actors"].append(list(seeds))
+        if seeds[0]["name"].endswith("alone"):
+            found[f"the dial's {seeds[0]['name']}"][""] = list(seeds)
     for run, seeds in rows.items():
         if run.startswith("shared"):
-            found["shared critic, DQN master"].append(seeds)
+            found["shared critic, DQN master"][f", λ = {run.split()[1]}"] = seeds
         elif run.startswith("auto"):
-            found[f"budget, {run}"].append(seeds)
+            found[f"budget, {run}"][""] = seeds
         elif run in FIXED:
-            found[FIXED[run]].append(seeds)
+            found[FIXED[run]][""] = seeds
     return found
+
+
+def gain(result: dict[str, Any], use: float, kind: str) -> str:
+    """What the dial returns more than random switching at the same use, with its 95 % interval over both sets of seeds."""
+    rows = by_run(result)
+    samples = [np.array([at(row, name, use)["mean_reward"] for row in rows.get(CURVES[name], [])]) for name in ("dial", kind)]
+    if min(map(len, samples)) < 2:
+        return ""
+
+    def difference(ours: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+        return interquartile_mean(ours, axis) - interquartile_mean(others, axis)
+
+    paired = CURVES[kind] == "dial"
+    result_ = bootstrap(samples, difference, n_resamples=2000, method="percentile", paired=paired, rng=0)
+    bounds = result_.confidence_interval
+    return f"{difference(*samples):+,.0f}\u00a0[{bounds.low:+,.0f}, {bounds.high:+,.0f}]"
+
+
+def rises(result: dict[str, Any]) -> str:
+    """By how much the use of the large network ever rises with λ."""
+    steps = []
+    for row in by_run(result).get("dial", []):
+        under = sorted((p for p in row["comparisons"] if p["cost_coef"] is not None), key=lambda point: point["cost_coef"])
+        steps.append(float(max(0.0, np.diff([point["option_use"]["large"] for point in under]).max())))
+    if not steps:
+        return ""
+    return f"Greatest rise of its use from one λ to the next, by seed: {', '.join(f'{step:.1%}' for step in steps)}. "
 
 
 def switching_table(result: dict[str, Any]) -> str:
     """Markdown: each way to act, its cost and its return."""
-    lines = ["| | setting | seeds | use of large | FLOPs | return |", "|---" * 6 + "|"]
+    lines = [
+        "| | use of large | seeds | FLOPs | return | more than random, same actors | more than random, generalist actors |",
+        "|---" * 7 + "|",
+    ]
     for kind, settings in points(result).items():
-        for seeds in settings:
-            first = seeds[0]
-            setting = first.get("name", first.get("run", "")) if kind in ("dial", "alone", "random, the dial's actors") else ""
-            setting = f"λ = {first['run'].split()[1]}" if kind.startswith("shared") else setting
-            if "use" in first:
-                use = f"{first['use']:.0%}"
-            else:
-                use = text([100 * row["option_use"]["large"] for row in seeds]) + "\u00a0%" if "option_use" in first else ""
-            cells = [kind, setting, str(len(seeds)), use, text([row["flops_per_inference"] for row in seeds])]
-            lines.append(f"| {' | '.join([*cells, text([row['mean_reward'] for row in seeds])])} |")
+        for setting, seeds in settings.items():
+            label, uses = (kind, setting) if kind in CURVES else (kind + setting, "")
+            if "option_use" in seeds[0]:
+                uses = text([100 * row["option_use"]["large"] for row in seeds]) + "\u00a0%"
+            cells = [label, uses, str(len(seeds)), text([row["flops_per_inference"] for row in seeds])]
+            cells.append(text([row["mean_reward"] for row in seeds]))
+            cells += [gain(result, USES[list(settings).index(setting)], other) if kind == "dial" else "" for other in RANDOM]
+            lines.append(f"| {' | '.join(cells)} |")
     settings, versions = result["settings"], result["versions"]
     note = (
         f"{result['task']}, {settings['timesteps']:,} steps, small {settings['small']}, large {settings['large']} units. "
         f"Interquartile mean over the seeds and its 95 % bootstrap interval; a return is the mean of "
-        f"{settings['n_eval_episodes']} held-out episodes. "
+        f"{settings['n_eval_episodes']} held-out episodes; returns at a use lie between those that were measured. "
+        f"{rises(result)}"
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return "\n".join([*lines, "", note])
@@ -94,10 +153,10 @@ def switching_picture(result: dict[str, Any], path: Path) -> None:
     """Return against cost, with intervals."""
     axes = Figure(figsize=(8, 5), layout="constrained").subplots()
     for (kind, settings), marker in zip(points(result).items(), "os^vDPX*<>", strict=False):
-        flops = [interval([row["flops_per_inference"] for row in seeds])[0] for seeds in settings]
-        returns = np.array([interval([row["mean_reward"] for row in seeds]) for seeds in settings])
+        flops = [interval([row["flops_per_inference"] for row in seeds])[0] for seeds in settings.values()]
+        returns = np.array([interval([row["mean_reward"] for row in seeds]) for seeds in settings.values()])
         spread = np.abs(returns[:, 1:] - returns[:, :1]).T
-        line = "-" if kind == "dial" or kind.startswith("random") else ""
+        line = "-" if kind in CURVES else ""
         axes.errorbar(flops, returns[:, 0], spread, marker=marker, linestyle=line, linewidth=1, capsize=2, label=kind)
     axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=result["task"])
     axes.legend(fontsize=7)
