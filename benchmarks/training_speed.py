@@ -189,7 +189,7 @@ def profile(model: AsymSAC, n_steps: int = 1000) -> dict[str, float]:
         timed(totals, "store", model, "_store_transition"),
         timed(totals, "sample", sb3_asym.asym_sac, "sample_transitions"),
         timed(totals, "sample", model.option_memory, "sample"),
-        timed(totals, "update", model._update, "step"),
+        timed(totals, "update", model._update, "steps"),
         timed(totals, "update", model.master, "train"),
     ):
         model.learn(n_steps, reset_num_timesteps=False)

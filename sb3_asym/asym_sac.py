@@ -40,8 +40,7 @@ class AsymSAC(SAC):
     """
     Asymmetric SAC: keeps the return of its largest network at a fraction of its compute.
 
-    A DQN *master* picks every ``option_length`` steps which SAC *sub-policy* acts, and pays ``cost_coef`` · cost for the
-    choice. All sub-policies learn from one replay buffer. Paper: Chang et al. 2021, "Reducing the Deployment-Time
+    A *master* picks every ``option_length`` steps which SAC *sub-policy* acts, and pays ``cost_coef`` · cost for the choice. All sub-policies learn from one replay buffer. Paper: Chang et al. 2021, "Reducing the Deployment-Time
     Inference Control Costs of Deep Reinforcement Learning Agents via an Asymmetric Architecture", arXiv 2105.14471.
 
     Every argument of :class:`stable_baselines3.SAC` works here with its meaning, in the same order; those below are
@@ -57,15 +56,14 @@ class AsymSAC(SAC):
         master learns for every λ of it (0.001 to 10), and :meth:`set_cost_coef` picks one, which is the geometric mean until
         then. Or a budget such as "auto_0.4": λ is learned so that the agent spends at most 40 % of the FLOPs of its largest
         sub-policy
-    :param critic: "shared", one critic values the agent that is deployed, "separate", the paper's: each sub-policy
-        is a SAC of its own, or "option", one critic that knows the option in force, to which the master is fitted;
-        ``master_kwargs`` are then ``learning_rate`` and the schedule of exploration alone. By default "option" with a dial or
-        a budget, which need it, and "shared" without
-    :param master_kwargs: arguments of :class:`stable_baselines3.DQN` for the master (``MasterDQN.ARGUMENTS``).
-        ``learning_rate``, ``batch_size``, ``tau`` and ``learning_starts`` are the sub-policies' by default,
-        ``train_freq`` and ``target_update_interval`` are one step, ``exploration_final_eps`` is 0.2: what a sub-policy is
-        worth can only be learned where it acts. ``buffer_size`` limits the master to options that started within that
-        many of the latest env steps.
+    :param critic: "option", one critic that knows the option in force, to which the master is fitted; "shared", one critic of
+        the agent that is deployed, with a DQN as master, by default with n-step returns; or "separate", the paper's: each
+        sub-policy is a SAC of its own, with a DQN as master
+    :param master_kwargs: arguments of the master, by DQN's names: ``learning_rate`` and the schedule of exploration, and for
+        a DQN those of :class:`stable_baselines3.DQN` (``MasterDQN.ARGUMENTS``). ``learning_rate``, ``batch_size``, ``tau``
+        and ``learning_starts`` are the sub-policies' by default, ``train_freq`` and ``target_update_interval`` are one step,
+        ``exploration_final_eps`` is 0.2: what a sub-policy is worth can only be learned where it acts. ``buffer_size`` limits
+        a DQN to options that started within that many of the latest env steps.
     :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
         that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
     :param kwargs: SAC's arguments
@@ -100,7 +98,7 @@ class AsymSAC(SAC):
         check_option_arguments(2, option_length)
         self.dial = dial_of(cost_coef)
         if critic is None:
-            critic = "shared" if self.dial is None else "option"
+            critic = "shared" if kwargs.get("n_steps", 1) > 1 and self.dial is None else "option"
         if isinstance(policy, type):
             policy = STOCK_POLICIES.get(policy, policy)
             if not issubclass(policy, AsymSACPolicy):
@@ -108,8 +106,9 @@ class AsymSAC(SAC):
         known = MASTERS.get(critic, MasterDQN).ARGUMENTS
         unknown = set(master_kwargs or {}) - set(known)
         if unknown:
+            hint = " and more with 'shared', where the master is a DQN" if unknown <= set(MasterDQN.ARGUMENTS) else ""
             raise ValueError(
-                f"master_kwargs takes DQN's {', '.join(known)} with critic={critic!r}; it got {', '.join(sorted(unknown))}."
+                f"master_kwargs takes {', '.join(known)} with critic={critic!r}{hint}; it got {', '.join(sorted(unknown))}."
             )
         try:
             super().__init__(policy, env, *args, **{**kwargs, "_init_setup_model": False})  # type: ignore[arg-type]
@@ -171,7 +170,7 @@ class AsymSAC(SAC):
         if self.dial is None:
             raise ValueError("The agent learned for one λ: make it with cost_coef='dial' or a range to set λ later.")
         self.dial.check(cost_coef)
-        self.policy.advantage_network.cost_coef.fill_(cost_coef)
+        self.master.set_cost_coef(cost_coef)  # type: ignore[attr-defined]
 
     def set_budget(self, budget: float) -> None:
         """

@@ -56,7 +56,7 @@ class FittedMaster(MasterDQN):
         **kwargs: Any,
     ):
         if isinstance(memory.replay_buffer, NStepReplayBuffer):
-            raise ValueError("critic='option' learns from single steps: leave n_steps at 1.")
+            raise ValueError("critic='option' learns from single steps: leave n_steps at 1, or take critic='shared'.")
         self.network, self.choice_cost = policy.q_net, choice_cost
         self.costs, self.option_length = memory.costs, memory.option_length
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})

@@ -10,7 +10,12 @@ def test_exploration_is_drawn_for_each_env(make_agent):
     n_envs = 64
     master = dict(exploration_initial_eps=0.5, exploration_final_eps=0.5, learning_starts=10_000)
     agent = make_agent(
-        DummyVecEnv([ChainEnv] * n_envs), option_length=1, learning_starts=0, gradient_steps=0, master_kwargs=master
+        DummyVecEnv([ChainEnv] * n_envs),
+        option_length=1,
+        learning_starts=0,
+        gradient_steps=0,
+        critic="shared",
+        master_kwargs=master,
     )
     values = agent.policy.master.q_net.q_net[-1]
     values.weight.data.zero_()
@@ -23,14 +28,14 @@ def test_exploration_is_drawn_for_each_env(make_agent):
 
 
 def test_a_master_without_gradient_steps_keeps_its_weights(make_agent):
-    agent = make_agent(master_kwargs=dict(gradient_steps=0))
+    agent = make_agent(critic="shared", master_kwargs=dict(gradient_steps=0))
     before = [weight.clone() for weight in agent.master.q_net.parameters()]
     agent.learn(60)
     assert all(th.equal(old, new) for old, new in zip(before, agent.master.q_net.parameters(), strict=True))
 
 
 def test_a_master_waits_while_no_option_is_among_the_recent_steps(make_agent):
-    agent = make_agent(ChainEnv(), option_length=5, master_kwargs=dict(buffer_size=3, train_freq=1))
+    agent = make_agent(ChainEnv(), option_length=5, critic="shared", master_kwargs=dict(buffer_size=3, train_freq=1))
     agent.learn(60)
     assert agent.master.counters()["_n_updates"] > 0
 
@@ -55,6 +60,6 @@ def test_the_master_learns_as_often_as_the_sub_policies_unless_told_otherwise(
 ):
     """40 steps of all envs, with episodes of 7 steps, of which each env ends 5."""
     env = DummyVecEnv([ChainEnv] * n_envs)
-    agent = make_agent(env, option_length=1, learning_starts=0, batch_size=4, **kwargs).learn(40 * n_envs)
+    agent = make_agent(env, critic="shared", option_length=1, learning_starts=0, batch_size=4, **kwargs).learn(40 * n_envs)
     assert agent._n_updates == sub_policy_updates
     assert agent.master.counters()["_n_updates"] == master_updates

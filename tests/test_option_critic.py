@@ -157,7 +157,7 @@ def test_prices_are_in_the_units_of_normalized_rewards(make_agent):
     ("kwargs", "message"),
     [
         (dict(n_steps=3), "learns from single steps: leave n_steps at 1"),
-        (dict(master_kwargs=dict(batch_size=8)), "with critic='option'; it got batch_size"),
+        (dict(master_kwargs=dict(batch_size=8)), "and more with 'shared', where the master is a DQN; it got batch_size"),
     ],
 )
 def test_what_it_does_not_take(make_agent, kwargs, message):

@@ -3,6 +3,7 @@
 import inspect
 import io
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -75,10 +76,10 @@ def test_arguments_can_be_passed_on_to_the_next_agent(make_agent):
 
 
 @pytest.mark.parametrize("net_arch", [None, [16, 8], dict(pi=[16], qf=[24, 24])])
-def test_net_arch_of_sac_sizes_the_largest_sub_policy(make_agent, net_arch):
+def test_net_arch_of_sac_sizes_the_largest_sub_policy(net_arch):
     sac, model = (
-        make(policy="MlpPolicy", env=DriftEnv(), policy_kwargs={} if net_arch is None else dict(net_arch=net_arch))
-        for make in (SAC, make_agent)
+        make("MlpPolicy", env=DriftEnv(), policy_kwargs={} if net_arch is None else dict(net_arch=net_arch))
+        for make in (SAC, partial(AsymSAC, critic="shared"))
     )
     for name in ("actor", "critic", "critic_target"):
         expected = [weight.shape for weight in getattr(sac, name).parameters()]

@@ -226,6 +226,7 @@ def switching_agent(
         "MultiInputPolicy" if teacher.agent.is_dict else "MlpPolicy",
         DummyVecEnv([make_env]),
         option_length=OPTION_LENGTH,
+        critic="shared",
         gamma=teacher.model.gamma,  # type: ignore[attr-defined]
         gradient_steps=0,
         learning_starts=0,

@@ -99,7 +99,7 @@ def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, e
     agent = make_agent(device=device, ent_coef=ent_coef, fast_update=True, learning_starts=50).learn(60)
     assert isinstance(agent._update, CompiledUpdate)
     for _ in range(3):
-        batch = agent.replay_buffer.sample(64)
+        batch = agent._sample(64)
         inputs, state = agent._update._arguments(batch, True, th.randn(agent._update._noise_shape(batch), device=device))
         copies = tree_map(th.clone, state)
         with th.no_grad():
@@ -131,7 +131,7 @@ def test_agents_of_the_same_shapes_do_not_share_a_graph(make_pair):
     batch, results = None, []
     for activation_fn in (th.nn.ReLU, th.nn.Tanh):
         agents, updates = make_pair(policy_kwargs=dict(NETS, activation_fn=activation_fn))
-        batch = batch or agents[0].replay_buffer.sample(64)
+        batch = batch or agents[0]._sample(64)
         losses = []
         for update in updates:
             th.manual_seed(0)
@@ -142,7 +142,9 @@ def test_agents_of_the_same_shapes_do_not_share_a_graph(make_pair):
 
 
 def test_the_masters_step_equals_that_of_dqn(make_pair):
-    (plain, fast), (_, update) = make_pair(learning_starts=0, gradient_steps=0, master_kwargs=dict(gradient_steps=0))
+    (plain, fast), (_, update) = make_pair(
+        critic="shared", learning_starts=0, gradient_steps=0, master_kwargs=dict(gradient_steps=0)
+    )
     fast.master.compiled_update = update.master_update
     for i in range(3):
         for agent in (plain, fast):
@@ -178,7 +180,7 @@ def test_same_seed_same_agent(make_agent):
 
 def test_a_loss_that_is_not_finite_changes_nothing(make_pair):
     agents, updates = make_pair()
-    batch = agents[1].replay_buffer.sample(64)
+    batch = agents[1]._sample(64)
     updates[1].steps([batch], [True])
     before = parameters(agents[1])
     batch.rewards[3] = float("nan")
@@ -217,13 +219,13 @@ def test_an_optimizer_without_state_starts_anew(make_pair):
         for agent, update in zip(agents, updates, strict=True):
             np.random.seed(i)
             th.manual_seed(i)
-            update.steps([agent.replay_buffer.sample(64)], [True])
+            update.steps([agent._sample(64)], [True])
             for optimizer in agent.policy.optimizers:
                 optimizer.state.clear()
     for agent, update in zip(agents, updates, strict=True):
         np.random.seed(9)
         th.manual_seed(9)
-        update.steps([agent.replay_buffer.sample(64)], [True])
+        update.steps([agent._sample(64)], [True])
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]), rtol=1e-4, atol=1e-6)
 
 
@@ -233,7 +235,7 @@ def test_where_steps_differ_the_plain_update_goes_on(make_agent, capsys):
         agent = make_agent(fast_update=fast_update).learn(60)
         agent.policy.actors[0].optimizer.state.clear()
         agents.append(agent)
-    batch = agents[0].replay_buffer.sample(64)
+    batch = agents[0]._sample(64)
     agents[1].set_parameters(agents[0].get_parameters())
     agents[1].policy.actors[0].optimizer.state.clear()
     for agent in agents:
@@ -269,7 +271,7 @@ def test_weights_in_memory_of_their_own_are_learned_too(make_agent):
     """As ``load_from_vector`` and other ways to replace a parameter's data leave them."""
     agent = make_agent(fast_update=True).learn(60)
     agent.policy.load_from_vector(np.full_like(agent.policy.parameters_to_vector(), 0.1))
-    agent._gradient_steps([agent.replay_buffer.sample(16)], [True])
+    agent._gradient_steps([agent._sample(16)], [True])
     assert agent.policy.actor.mu.weight.data_ptr() >= agent._update.actors.flat.data_ptr()
     changes = [th.all(weight != 0.1) for weight in (agent.policy.actor.mu.weight, agent.policy.critic.q_networks[0][0].weight)]
     assert all(changes)
@@ -297,7 +299,7 @@ def test_short_runs_are_not_compiled(make_agent):
 def test_on_a_gpu_the_graph_has_to_be_asked_for(make_agent):
     """There it has not been run yet."""
     agent = make_agent().learn(60)
-    batch = agent.replay_buffer.sample(16)
+    batch = agent._sample(16)
     agent.device = th.device("cuda")
     assert isinstance(choose_update(agent, batch, 16, None, 1_000_000, 0), PlainUpdate)
     agent.device = th.device("cpu")
