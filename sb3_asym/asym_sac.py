@@ -40,9 +40,9 @@ class AsymSAC(SAC):
     """
     Asymmetric SAC: keeps the return of its largest network at a fraction of its compute.
 
-    A *master* picks every ``option_length`` steps which SAC *sub-policy* acts, and pays ``cost_coef`` · cost for the choice. All
-    sub-policies learn from one replay buffer. Paper: Chang et al. 2021, "Reducing the Deployment-Time Inference Control Costs of
-    Deep Reinforcement Learning Agents via an Asymmetric Architecture", arXiv 2105.14471.
+    A *master* picks every ``option_length`` steps which SAC *sub-policy* acts, and pays ``cost_coef`` · cost for the choice.
+    All sub-policies learn from one replay buffer. Paper: Chang et al. 2021, "Reducing the Deployment-Time Inference Control
+    Costs of Deep Reinforcement Learning Agents via an Asymmetric Architecture", arXiv 2105.14471.
 
     Every argument of :class:`stable_baselines3.SAC` works here with its meaning, in the same order; those below are
     added, by keyword. ``predict`` returns and takes an option state, as recurrent policies do with theirs.
