@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
 from quantization_tables import quantization_picture, quantization_summary, quantization_table, short_summary, width_text
 from returns_tables import returns_picture, returns_summary, returns_table
-from switching_tables import switching_picture, switching_table
+from switching_tables import switching_picture, switching_summary, switching_table
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
@@ -264,10 +264,11 @@ def main() -> None:
         returns_picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = returns_table(result)
         tables[f"returns {result['task']}, short"] = returns_summary(result)
-    for path in sorted(RESULTS.glob("switching_*.json")):
-        result = json.loads(path.read_text())
-        switching_picture(result, path.with_suffix(".png"))
+    switching = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("switching_*.json"))]
+    for result in switching:
+        switching_picture(result, RESULTS / f"switching_{result['task']}.png")
         tables[f"switching {result['task']}"] = switching_table(result)
+    tables["switching, short"] = switching_summary(switching)
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))

@@ -162,3 +162,19 @@ def switching_picture(result: dict[str, Any], path: Path) -> None:
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
     axes.get_figure(root=True).savefig(path, dpi=110)
+
+
+def switching_summary(results: list[dict[str, Any]], use: float = 0.1) -> str:
+    """Markdown: each task at one use of the large network."""
+    lines = [
+        f"| task | seeds | large alone | dial, {use:.0%} large | random, same actors | random, generalists | small alone |",
+        "|---" * 7 + "|",
+    ]
+    for result in results:
+        rows, found = by_run(result), points(result)
+        if len(rows.get("dial", [])) < 3:
+            continue
+        ways = (found["the dial's large alone"][""], *(found[kind][f"{use:.0%}"] for kind in CURVES))
+        cells = [text([row["mean_reward"] for row in seeds]) for seeds in (*ways, found["the dial's small alone"][""])]
+        lines.append(f"| {' | '.join([result['task'], str(len(rows['dial'])), *cells])} |")
+    return "\n".join([*lines, "", "Interquartile mean over the seeds and its 95 % bootstrap interval; details on the page."])

@@ -1,4 +1,5 @@
-"""Runs the sessions that docs/modules show and pastes what they printed into them: ``python docs/transcript.py``.
+"""Runs the sessions that docs/modules show and pastes what they printed into them: ``python docs/transcript.py``, or those of
+some pages alone: ``python docs/transcript.py rl_zoo``.
 
 The tuned study goes to benchmarks/results too, as data and picture.
 """
@@ -38,17 +39,13 @@ def run(command: str, n_lines: int, folder: Path) -> str:
 
 
 def main() -> None:
-    """Run everything and write the pages."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        texts = {
-            page: "\n\n".join(run(command, n_lines, folder) for command, n_lines in commands.items())
-            for page, commands in COMMANDS.items()
-        }
-        for kind in ("csv", "png"):
-            source = folder / "tune" / {"csv": "trials.csv", "png": "pareto.png"}[kind]
-            shutil.copy(source, RESULTS / f"pareto_Pendulum-v1.{kind}")
-    for page, text in texts.items():
+    """Run what the pages show, or those that are named, and write them."""
+    for page in sys.argv[1:] or COMMANDS:
+        with TemporaryDirectory() as name:
+            text = "\n\n".join(run(command, n_lines, Path(name)) for command, n_lines in COMMANDS[page].items())
+            if page == "tune":
+                for source, kind in (("trials.csv", "csv"), ("pareto.png", "png")):
+                    shutil.copy(Path(name) / "tune" / source, RESULTS / f"pareto_Pendulum-v1.{kind}")
         path = PAGES / f"{page}.md"
         start, end = f"<!-- transcript {page} -->", f"<!-- end transcript {page} -->"
         block = f"{start}\n```console\n{text}\n```\n{end}"
