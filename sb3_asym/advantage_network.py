@@ -87,15 +87,16 @@ class AdvantageNetwork(QNetwork):
         :raises ValueError: if λ is an input and the first layer is trained quantized
         """
         n_features = self.features_dim - (self.dial is not None)
-        plain = QNetwork(
-            self.observation_space,
-            self.action_space,
-            self.features_extractor,
-            n_features,
-            self.net_arch,
-            self.activation_fn,
-            self.normalize_images,
-        )
+        with th.random.fork_rng(devices=[]):  # first weights, which are not used, must not change a seeded run
+            plain = QNetwork(
+                self.observation_space,
+                self.action_space,
+                self.features_extractor,
+                n_features,
+                self.net_arch,
+                self.activation_fn,
+                self.normalize_images,
+            )
         layers: list[Any] = [*deepcopy(self.q_net)]
         if self.dial is not None:
             layers[0] = self._without_position(layers[0])

@@ -103,6 +103,19 @@ def deployed_networks(policy: Any) -> dict[str, DeployedNetwork]:
     return {"policy": _plain_network(policy)}
 
 
+def learned_networks(policy: Any) -> dict[str, DeployedNetwork]:
+    """
+    As :func:`deployed_networks`, with the modules that learn: what is deployed of a master that knows λ is a copy.
+
+    :param policy: policy of a model that can be deployed
+    :return: parts by the name of their network
+    """
+    parts = deployed_networks(policy)
+    if isinstance(policy, AsymSACPolicy):
+        parts["master"] = DeployedNetwork(policy.master.q_net, (policy.master.q_net.q_net,))
+    return parts
+
+
 def _plain_network(policy: Any) -> DeployedNetwork:
     """The network of an SB3 policy without options."""
     if isinstance(policy, DQNPolicy):

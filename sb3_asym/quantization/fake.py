@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from torch import nn
 
 from sb3_asym.deployment.agent import Trained
-from sb3_asym.deployment.from_sb3 import deployed_networks, linear_layers
+from sb3_asym.deployment.from_sb3 import learned_networks, linear_layers
 from sb3_asym.quantization.schemes import Grid, Scheme, activation_grid, fake_quantize, int8_weight_grid, weight_grid
 
 TARGETS = {
@@ -185,7 +185,7 @@ class QuantizedPolicy:
         :param policy: policy of an algorithm that can be deployed
         :raises ValueError: if the policy cannot be deployed, or has no critic to quantize
         """
-        chains = [(linear_layers(part.modules), part.n_averaged) for part in deployed_networks(policy).values()]
+        chains = [(linear_layers(part.modules), part.n_averaged) for part in learned_networks(policy).values()]
         if self.critic:
             chains += [(linear_layers(modules), 1) for modules in _critics(policy)]
         for layers, n_averaged in chains:

@@ -6,7 +6,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_asym.deployment.from_sb3 import deployable, deployed_networks, linear_layers
+from sb3_asym.deployment.from_sb3 import deployable, learned_networks, linear_layers
 from sb3_asym.quantization.fake import QuantizedPolicy, quantizers
 from sb3_asym.quantization.schemes import Scheme
 
@@ -93,6 +93,6 @@ def finish(model: BaseAlgorithm) -> None:
     """
     policy: Any = model.policy
     policy.set_training_mode(False)  # ranges stay
-    for part in deployed_networks(policy).values():
+    for part in learned_networks(policy).values():
         for layer in linear_layers(part.modules):
             layer.weight.data.copy_(layer.trained()[0])  # type: ignore[operator]
