@@ -221,7 +221,14 @@ class MasterDQN(DQN):
 
         :return: values by attribute
         """
-        names = ("exploration_rate", "_n_calls", "_n_updates", "_n_steps_waiting", "_n_episodes_waiting")
+        names = (
+            "exploration_rate",
+            "_n_calls",
+            "_n_updates",
+            "_n_steps_waiting",
+            "_n_episodes_waiting",
+            "_current_progress_remaining",
+        )
         return {name: getattr(self, name) for name in names}
 
 

@@ -171,8 +171,8 @@ def test_agent_and_wrapper_make_the_same_option_transitions(make_agent, option_l
     """The agent collects with random choices; the wrapper repeats them on the same seeds with the same actors."""
     venv = DummyVecEnv([DriftEnv] * n_envs)
     master_kwargs = dict(learning_starts=10_000, exploration_final_eps=1.0)
-    settings = dict(option_length=option_length, learning_starts=0, gradient_steps=0, master_kwargs=master_kwargs)
-    agent = without_exploration(make_agent(venv, gamma=0.8, **settings)).learn(60 * n_envs)
+    settings = dict(option_length=option_length, learning_starts=0, gradient_steps=0, critic="shared")
+    agent = without_exploration(make_agent(venv, gamma=0.8, master_kwargs=master_kwargs, **settings)).learn(60 * n_envs)
 
     expected = {}
     for env_index in range(n_envs):

@@ -133,7 +133,8 @@ def test_a_replay_buffer_of_sac_can_be_loaded(make_agent, tmp_path, name):
     kwargs = dict(buffer_size=1000, learning_starts=20, batch_size=16, seed=0, device="cpu")
     sac = SAC(**{"policy": "MlpPolicy", **AGENTS[name]}, env=make_env(name), **kwargs)
     sac.learn(49).save_replay_buffer(tmp_path / "memory")
-    agent = make_agent(make_env(name), **{**AGENTS[name], "learning_starts": 0, "master_kwargs": dict(train_freq=3)})
+    settings = {**AGENTS[name], "learning_starts": 0, "critic": "shared", "master_kwargs": dict(train_freq=3)}
+    agent = make_agent(make_env(name), **settings)
     agent.load_replay_buffer(tmp_path / "memory")
     assert agent.replay_buffer.size() == 49
     assert agent.option_memory.size() == 0
