@@ -66,9 +66,7 @@ def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
     curve = along(row, kind)
     uses = [point["option_use"]["large"] for point in curve]
     names = ("mean_reward", "flops_per_inference")
-    return {name: float(np.interp(use, uses, [point[name] for point in curve])) for name in names} | {
-        "use": float(np.clip(use, uses[0], uses[-1]))
-    }
+    return {name: float(np.interp(use, uses, [point[name] for point in curve])) for name in names}
 
 
 RANDOM = ("random, the dial's actors", "random, generalist actors")

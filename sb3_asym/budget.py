@@ -13,7 +13,7 @@ from sb3_asym.advantage_network import AdvantageNetwork
 DEPLOYED_SHARE = 0.25
 """Share of the episodes that are run as deployed."""
 LONGEST_EPISODE = 1000
-"""Mean number of env steps after which it is drawn anew whether an env runs as deployed, where no episode ends."""
+"""Mean number of env steps after which it is drawn anew within an episode, as some envs have none that ends."""
 N_CHOICES = 300
 """Number of the latest choices by which the cost is measured."""
 FEWEST_CHOICES = 30

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from sb3_asym.tune.experiment import SIZES, policy_kwargs_with_sizes
 from sb3_asym.tune.settings import TuneSettings
-from sb3_asym.tune.trial import TOLERANCE
+from sb3_asym.tune.trial import TOLERANCE, cheapest_of
 from sb3_asym.zoo import ALGO
 
 
@@ -89,10 +89,7 @@ def chosen(results: Sequence[TrialResult], tolerance: float = TOLERANCE) -> Tria
     front = [result for result in results if result.best]
     if not front:
         raise ValueError("No finished trial is within the budget: allow more, or do more trials.")
-    rewards = [result.mean_reward for result in front]
-    enough = max(rewards) - tolerance * (max(rewards) - min(rewards))
-    good_enough = [result for result in front if result.mean_reward >= enough]
-    return min(good_enough, key=lambda result: result.flops_per_inference)
+    return cheapest_of(front, tolerance)
 
 
 def training_command(result: TrialResult, settings: TuneSettings) -> str:

@@ -76,6 +76,7 @@ def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, see
         assert model.env is not None
         # Not `experiment.learn`: it takes an interrupted training for a finished one.
         model.learn(experiment.n_timesteps, callback=experiment.callbacks or None)
+        experiment.save_trained_model(model)
         env = experiment.create_envs(1, eval_env=True, no_log=True)
         if isinstance(env, VecNormalize):
             sync_envs_normalization(model.env, env)
@@ -83,10 +84,23 @@ def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, see
         report = evaluate(model, env, settings.n_eval_episodes, seed=seed, cost_coef="dial" if has_dial else ())
         if has_dial:
             report = deploy(model, report, settings.budget)
-        experiment.save_trained_model(model)
+            experiment.save_trained_model(model)
         for each in (model.env, env):
             each.close()
     return report, model.master.cost_coef
+
+
+def cheapest_of(measured: Sequence[Any], tolerance: float = TOLERANCE) -> Any:
+    """
+    The cheapest of what gives up little return.
+
+    :param measured: reports or results, with ``mean_reward`` and ``flops_per_inference``
+    :param tolerance: share of the range of their returns that may be given up for less cost
+    :return: one of them
+    """
+    rewards = [each.mean_reward for each in measured]
+    enough = max(rewards) - tolerance * (max(rewards) - min(rewards))
+    return min((each for each in measured if each.mean_reward >= enough), key=lambda each: each.flops_per_inference)
 
 
 def deploy(model: AsymSAC, report: EvaluationReport, budget: float | None) -> EvaluationReport:
@@ -101,9 +115,7 @@ def deploy(model: AsymSAC, report: EvaluationReport, budget: float | None) -> Ev
     """
     curve = [under for under in report.comparisons if under.cost_coef is not None]
     if budget is None:
-        rewards = [under.mean_reward for under in curve]
-        enough = max(rewards) - TOLERANCE * (max(rewards) - min(rewards))
-        best = min((under for under in curve if under.mean_reward >= enough), key=lambda under: under.flops_per_inference)
+        best = cheapest_of(curve)
     else:
         within = [under for under in curve if 1 - under.flops_reduction <= budget]
         cheapest = min(curve, key=lambda under: under.flops_per_inference)
