@@ -3,10 +3,9 @@
     python benchmarks/switching.py Pendulum-v1 --jobs 2
 
 does the runs that ``benchmarks/results/switching_<task>.json`` lacks, each a training and evaluations over held-out episodes,
-and adds them to it. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large network seldom, by construction.
+and adds them to it; some of HalfCheetah-v5 have been done by ``returns.py``. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large network seldom, by construction.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
+from switching_tables import RESULTS, measured_before
 from training_jobs import go_on, parse_arguments
 
 from sb3_asym import AsymSAC, evaluate
 from sb3_asym.costs import actor_cost
 from sb3_asym.evaluation.rollout import rollout
 
-RESULTS = Path(__file__).parent / "results"
 N_EVAL_EPISODES = 20
 HELD_OUT = 50_000
 """Seed of the episodes that are measured; none of training has it."""
@@ -30,7 +29,7 @@ MIXTURES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 TASKS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": dict(timesteps=20_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
     "HalfCheetah-v5": dict(timesteps=150_000, small=[4, 4], large=[128, 128], shared=(0.5, 1.0, 2.0), learning_starts=10_000),
-    "Hopper-v5": dict(timesteps=150_000, small=[8, 8], large=[128, 128], shared=(0.1, 0.3, 1.0), learning_starts=10_000),
+    "Hopper-v5": dict(timesteps=150_000, small=[8, 8], large=[64, 64], shared=(0.1, 0.3, 1.0), learning_starts=10_000),
     "KnockedCartPole-v0": dict(timesteps=60_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
 }
 
@@ -107,7 +106,8 @@ def main() -> None:
     arguments = parse_arguments(__doc__, TASKS, n_seeds=5)
     task = arguments.task
     settings = {**TASKS[task], "n_eval_episodes": N_EVAL_EPISODES}
-    go_on(arguments, RESULTS / f"switching_{task}.json", runs(task), settings, run_one)
+    before = measured_before(task)
+    go_on(arguments, RESULTS / f"switching_{task}.json", runs(task), settings, run_one, before)
 
 
 if __name__ == "__main__":

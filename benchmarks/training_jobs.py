@@ -38,6 +38,7 @@ def go_on(
     runs: Iterable[str],
     settings: dict[str, Any],
     run_one: Callable[[str, str, int], Row],
+    elsewhere: Iterable[Row] = (),
 ) -> None:
     """
     Do the runs that are missing; each is in the results as soon as it has ended.
@@ -47,6 +48,7 @@ def go_on(
     :param runs: labels of the runs of one seed
     :param settings: what the results say of the task
     :param run_one: function of task, run and seed that trains an agent and measures it
+    :param elsewhere: rows that another file has, of runs that need not be done
     """
     task = arguments.task
     if arguments.one:
@@ -55,7 +57,7 @@ def go_on(
         Path(path).write_text(json.dumps(run_one(task, run, int(seed))))
         return
     rows = json.loads(output.read_text())["rows"] if output.exists() else []
-    done = {(row["run"], row["seed"]) for row in rows}
+    done = {(row["run"], row["seed"]) for row in [*rows, *elsewhere]}
     wanted = [(run, seed) for seed in range(arguments.seeds) for run in arguments.runs or runs]
     missing = [(task, *job) for job in wanted if job not in done]
     packages = {module.__name__: module.__version__ for module in (sb3_asym, stable_baselines3, gym, th)}
