@@ -3,7 +3,8 @@
     python benchmarks/switching.py Pendulum-v1 --jobs 2
 
 does the runs that ``benchmarks/results/switching_<task>.json`` lacks, each a training and evaluations over held-out episodes,
-and adds them to it; some of HalfCheetah-v5 have been done by ``returns.py``. ``KnockedCartPole-v0`` (``rare_need.py``) needs its large network seldom, by construction.
+and adds them to it; some of HalfCheetah-v5's ``returns.py`` has done. ``KnockedCartPole-v0`` (``rare_need.py``) needs its
+large network seldom, by construction.
 """
 
 from typing import Any

@@ -42,8 +42,8 @@ def text(values: Sequence[float]) -> str:
 
 def measured_before(task: str) -> list[dict[str, Any]]:
     """
-    Stock SAC and the agents of release 0.1.0 on HalfCheetah-v5, as ``returns.py`` measured them: on other starts, which make no
-    difference there. Elsewhere they do.
+    Stock SAC and the agents of release 0.1.0 on HalfCheetah-v5, as ``returns.py`` measured them: on other starts, which make
+    no difference there. Elsewhere they do.
     """
     if task != "HalfCheetah-v5":
         return []
