@@ -44,14 +44,15 @@ def demo_table(report: dict[str, Any]) -> str:
 
 def overhead_table(result: dict[str, Any]) -> str:
     """Markdown: time as multiples of stock SAC's."""
-    lines = ["| time ÷ stock SAC of the large size | shared critic | separate critics |", "|---|---|---|"]
+    heads = ("time ÷ stock SAC of the large size", "critic of options", "shared critic", "separate critics")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, key, update in (
         ("`predict`", "predict_time_over_sac", "plain"),
         ("`learn`, plain update", "learn_time_over_sac", "plain"),
         ("`learn`, compiled update", "learn_time_over_sac", "compiled"),
     ):
-        shared, separate = (result[key][f"{critic}, {update}"] for critic in ("shared", "separate"))
-        lines.append(f"| {name} | {shared:.2f} | {separate:.2f} |")
+        ratios = (f"{result[key][f'{critic}, {update}']:.2f}" for critic in ("option", "shared", "separate"))
+        lines.append(f"| {name} | {' | '.join(ratios)} |")
     return "\n".join(lines)
 
 
@@ -65,9 +66,10 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
         "over_all_RLtools": "RLtools, all one after the other",
     }
     present = [key for key in columns if any(key in row for part in result["speed"] for row in part["rows"])]
+    ratios = " | ".join(f"÷ {columns[key]}" for key in present)
     lines = [
-        f"| nets | critic | envs | {' | '.join(f'÷ {columns[key]}' for key in present)} | time ÷ K = 2 |",
-        "|---" * (4 + len(present)) + "|",
+        f"| nets | critic | envs | {ratios} | time ÷ K = 2 | time ÷ shared critic |",
+        "|---" * (5 + len(present)) + "|",
     ]
     for part in result["speed"]:
         for row in part["rows"]:
@@ -75,20 +77,23 @@ def speed_table(result: dict[str, Any], n_envs: tuple[int, ...], n_options: tupl
                 continue
             ratios = " | ".join(f"{row[key]:.2f}" if key in row else "" for key in present)
             nets = ", ".join(map(str, row["units"]))
-            lines.append(f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} |")
+            lines.append(
+                f"| {nets} | {row['critic']} | {part['n_envs']} | {ratios} | {row['time_over_two']:.2f} "
+                f"| {row['time_over_shared']:.2f} |"
+            )
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     rates, memory = result["sgemm_gflops_per_second"], result["peak_memory_mb"]
     speeds = {part["largest"]: part["steps_per_second"] for part in result["speed"] if part["n_envs"] == 1}
     shares = [
-        f"{speeds[d['units'][-1]]['AsymSAC 2 shared'] / d['limit_steps_per_second']:.0%} at {tuple(d['units'])}"
+        f"{speeds[d['units'][-1]]['AsymSAC 2 option'] / d['limit_steps_per_second']:.0%} at {tuple(d['units'])}"
         for d in result["details"]
-        if len(d["units"]) == 2 and d["critic"] == "shared"
+        if len(d["units"]) == 2 and d["critic"] == "option"
     ]
     note = (
         f"{result['task']}, batch 256, one update per env step, medians of {result['rounds']} interleaved rounds; large "
         f"matrix products at {rates['compiled']:.0f} GFLOP/s (torch's own: {rates['torch']:.0f}): at that rate the "
-        f"arithmetic of the update with a shared critic would take {' and '.join(shares)} of a step. Peak memory, compiled ÷ "
-        f"plain update, (32, 256): {memory['fast'] / memory['plain']:.2f}. {versions}."
+        f"arithmetic of the update with the critic of options would take {' and '.join(shares)} of a step. Peak memory, "
+        f"compiled ÷ plain update, (32, 256): {memory['fast'] / memory['plain']:.2f}. {versions}."
     )
     return "\n".join([*lines, "", note])
 

@@ -18,6 +18,7 @@ from stable_baselines3 import SAC
 from tqdm import trange
 
 from sb3_asym import AsymSAC, __version__
+from sb3_asym.sub_policies import CRITICS
 
 N_ROUNDS = 7
 N_PREDICTS = 2_000
@@ -30,7 +31,7 @@ def make_models() -> dict[str, SAC]:
     """Stock SAC of the large size, and AsymSAC with each kind of critic and update, warmed up."""
     common = {"env": "Pendulum-v1", "learning_starts": 100, "seed": 0, "device": "cpu"}
     models: dict[str, SAC] = {"SAC": SAC("MlpPolicy", policy_kwargs={"net_arch": [64, 64]}, **common)}
-    for critic in ("shared", "separate"):
+    for critic in CRITICS:
         for update, fast_update in {"plain": False, "compiled": True}.items():
             models[f"{critic}, {update}"] = AsymSAC("MlpPolicy", critic=critic, fast_update=fast_update, **ASYM, **common)
     for model in models.values():

@@ -36,6 +36,7 @@ from tqdm import tqdm
 import sb3_asym.asym_sac
 from sb3_asym import AsymSAC
 from sb3_asym.update.graph import compile_function
+from sb3_asym.update.option_batch import OptionBatch
 
 TASK = "Swimmer-v5"
 BATCH = 256
@@ -44,7 +45,7 @@ N_ROUNDS = 5
 SIZES = {64: {2: (8, 64), 3: (8, 32, 64), 4: (8, 16, 32, 64)}, 256: {2: (32, 256), 3: (32, 128, 256), 4: (32, 64, 128, 256)}}
 """Units per layer by the largest network and K, two hidden layers each."""
 N_STEPS = {64: 400, 256: 120}
-CRITICS = ("shared", "separate")
+CRITICS = ("option", "shared", "separate")
 OUTPUT = Path(__file__).parent / "results" / "training_speed.json"
 Learn = Callable[[int], Any]
 
@@ -121,6 +122,7 @@ def measure(largest: int, n_envs: int, device: str) -> dict[str, Any]:
             row["over_sac"] = ratio([f"SB3 SAC {largest}"], [name])
             row["over_all_sac"] = ratio([f"SB3 SAC {width}" for width in units], [name])
             row["time_over_two"] = ratio([name], [f"AsymSAC 2 {critic}"])
+            row["time_over_shared"] = ratio([name], [f"AsymSAC {n_options} shared"])
             for other in ("SBX", "RLtools"):
                 names = [f"{other} SAC {width}" for width in units]
                 if names[-1] in learners:
@@ -149,13 +151,15 @@ def sgemm_rates(device: str, size: int = 1024) -> dict[str, float]:
 def update_flops(model: AsymSAC) -> int:
     """FLOPs of the matrix products of one update of all sub-policies, critics and master."""
     update: Any = model._update
-    batch = model.replay_buffer.sample(BATCH)
-    arguments = {
-        update._update: update._arguments(batch, True, th.zeros(update._noise_shape(batch), device=model.device)),
-        update.master_update._update: update.master_update._arguments(model.master.replay_buffer.sample(BATCH)),
-    }
+    batch = model._sample(BATCH)
+    noise = th.zeros((1, *update._noise_shape(batch)), device=model.device)
+    calls = [(update._update, update._inputs([batch], [True], noise), update._state(batch))]
+    if not isinstance(batch, OptionBatch):  # else the master's is part of it
+        master = update.master_update
+        inputs = master._inputs([model.master.replay_buffer.sample(BATCH)], model.master.max_grad_norm)
+        calls.append((master._update, inputs, master._state))
     with FlopCounterMode(display=False) as counter, th.no_grad():
-        for function, (inputs, state) in arguments.items():
+        for function, (inputs,), state in calls:
             function(*tree_map(th.clone, (*inputs, *state)))
     return counter.get_total_flops()
 
@@ -189,6 +193,7 @@ def profile(model: AsymSAC, n_steps: int = 1000) -> dict[str, float]:
         timed(totals, "store", model, "_store_transition"),
         timed(totals, "sample", sb3_asym.asym_sac, "sample_transitions"),
         timed(totals, "sample", model.option_memory, "sample"),
+        timed(totals, "sample", model.master, "batch_of"),
         timed(totals, "update", model._update, "steps"),
         timed(totals, "update", model.master, "train"),
     ):
@@ -206,7 +211,7 @@ def peak_memory(fast_update: bool) -> float:
 
 def train_and_print_memory(fast_update: bool) -> None:
     """Print the process's peak memory in MB after a training."""
-    make_asym(SIZES[256][2], "shared", 1, "cpu", fast_update).learn(N_WARM_UP)
+    make_asym(SIZES[256][2], CRITICS[0], 1, "cpu", fast_update).learn(N_WARM_UP)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

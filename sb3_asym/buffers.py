@@ -5,6 +5,7 @@ remembers, for each primitive transition, which option was in force. So each tra
 sub-policies sample it from the buffer while the master samples whole options from the memory.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -273,21 +274,19 @@ def split(batch: Any, batch_size: int) -> list[Any]:
     Split a large batch into those of several gradient steps, as views.
 
     :param batch: tuple of tensors, dicts of tensors, or None, each with the same number of rows
-    :param batch_size: rows of each part
+    :param batch_size: rows of each part, a divisor of their number
     :return: tuples of the same kind
     """
+    n_parts = len(batch.rewards) // batch_size
 
-    def part(values: Any, rows: slice) -> Any:
-        return {key: value[rows] for key, value in values.items()} if isinstance(values, dict) else values[rows]
+    def parts(values: Any) -> Iterable[Any]:
+        if values is None:
+            return [None] * n_parts
+        if isinstance(values, dict):
+            return (dict(zip(values, part, strict=True)) for part in zip(*map(parts, values.values()), strict=True))
+        return values.reshape(n_parts, batch_size, *values.shape[1:]).unbind()
 
-    n_rows = len(batch.rewards)
-    if n_rows == batch_size:
-        return [batch]
-    starts = range(0, n_rows, batch_size)
-    return [
-        type(batch)(*(None if values is None else part(values, slice(start, start + batch_size)) for values in batch))
-        for start in starts
-    ]
+    return [batch] if n_parts == 1 else [type(batch)(*part) for part in zip(*map(parts, batch), strict=True)]
 
 
 def sample_transitions(buffer: ReplayBuffer, batch_size: int, env: VecNormalize | None) -> Batch:

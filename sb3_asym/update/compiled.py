@@ -64,7 +64,8 @@ class CompiledUpdate:
         :raises CompiledUpdateUnavailable: if it cannot be compiled
         """
         self._bind()
-        self._graphs.compile(*self._arguments(batch, True, th.zeros(self._noise_shape(batch), device=self.agent.device)))
+        noise = th.zeros((1, *self._noise_shape(batch)), device=self.agent.device)
+        self._graphs.compile(self._inputs([batch], [True], noise)[0], self._state(batch))
         if not isinstance(batch, OptionBatch):
             self.master_update.compile(batch, master_batch_size)
 
@@ -80,9 +81,9 @@ class CompiledUpdate:
         """
         self._bind()
         noise = th.randn((len(batches), *self._noise_shape(batches[0])), device=self.agent.device)
-        calls = [self._arguments(*arguments) for arguments in zip(batches, update_targets, noise.unbind(), strict=True)]
+        results = self._graphs.each(self._inputs(batches, update_targets, noise), self._state(batches[0])).tolist()
         is_fitted = isinstance(batches[0], OptionBatch)
-        return [self._named(losses, is_fitted) for losses in self._graphs.each(calls).tolist()]
+        return [self._named(losses, is_fitted) for losses in results]
 
     def _named(self, losses: list[float], is_fitted: bool) -> dict[str, list[float]]:
         """The values that ``_update`` returns, by name."""
@@ -117,27 +118,31 @@ class CompiledUpdate:
         policy = self.agent.policy
         return (policy.n_options, 2, len(batch.actions), get_action_dim(policy.action_space))
 
-    def _arguments(
-        self, batch: Batch | OptionBatch, update_targets: bool, noise: th.Tensor
-    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Inputs and state of ``_update``."""
+    def _inputs(
+        self, batches: Sequence[Batch | OptionBatch], update_targets: Sequence[bool], noise: th.Tensor
+    ) -> list[tuple[Any, ...]]:
+        """Inputs of ``_update`` for each batch."""
         agent = self.agent
         learning_rate = agent.policy.actor.optimizer.param_groups[0]["lr"]
         target_entropy = 0.0 if agent.ent_coef_optimizer is None else agent.target_entropy
         master_lr = agent.policy.master.optimizer.param_groups[0]["lr"]
         settings = th.tensor(
-            [learning_rate, agent.tau if update_targets else 0.0, target_entropy, master_lr],
+            [[learning_rate, agent.tau if moves else 0.0, target_entropy, master_lr] for moves in update_targets],
             dtype=th.float64,
             device=agent.device,
         )
-        discounts = th.tensor(agent.gamma, device=agent.device) if batch.discounts is None else batch.discounts
-        inputs = (batch._replace(discounts=discounts), settings, noise)
+        if batches[0].discounts is None:
+            discounts = th.tensor(agent.gamma, device=agent.device)
+            batches = [batch._replace(discounts=discounts) for batch in batches]
+        return list(zip(batches, settings.unbind(), noise.unbind(), strict=True))
+
+    def _state(self, batch: Batch | OptionBatch) -> tuple[Any, ...]:
+        """State of ``_update``."""
         choice = []
         if isinstance(batch, OptionBatch):
-            choice = [agent.policy.advantage_network.scale, agent.policy.advantage_network.prices]
+            choice = [self.agent.policy.advantage_network.scale, self.agent.policy.advantage_network.prices]
         networks = (self.actors.state, self.critics.state, self.critics.target)
-        state = (*networks, self._ent_coef_state(), self.master.state, choice)
-        return inputs, state
+        return (*networks, self._ent_coef_state(), self.master.state, choice)
 
     def _ent_coef_state(self) -> list[th.Tensor]:
         """log α and its optimizer's state, or α alone where it is fixed."""

@@ -41,7 +41,7 @@ class CompiledMasterUpdate:
         :raises CompiledUpdateUnavailable: if only the plain update can go on
         """
         self.networks.bind()
-        return self._graphs.each([self._arguments(batch, max_grad_norm) for batch in batches]).tolist()
+        return self._graphs.each(self._inputs(batches, max_grad_norm), self._state).tolist()
 
     def compile(self, batch: Batch, batch_size: int) -> None:
         """
@@ -61,13 +61,18 @@ class CompiledMasterUpdate:
             rewards=rewards,
             discounts=th.ones_like(rewards),
         )
-        self._graphs.compile(*self._arguments(options, 1.0))
+        self._graphs.compile(self._inputs([options], 1.0)[0], self._state)
 
-    def _arguments(self, batch: ReplayBufferSamples, max_grad_norm: float) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Inputs and state of ``_update``."""
-        device = self.networks.flat.device
-        settings = th.tensor([self.policy.optimizer.param_groups[0]["lr"], max_grad_norm], device=device)
-        return (batch, settings), (self.networks.state, self.networks.target)
+    def _inputs(self, batches: Sequence[ReplayBufferSamples], max_grad_norm: float) -> list[tuple[Any, ...]]:
+        """Inputs of ``_update`` for each batch."""
+        settings = [self.policy.optimizer.param_groups[0]["lr"], max_grad_norm]
+        together = th.tensor(settings, device=self.networks.flat.device)
+        return [(batch, together) for batch in batches]
+
+    @property
+    def _state(self) -> tuple[Any, ...]:
+        """State of ``_update``."""
+        return (self.networks.state, self.networks.target)
 
     def update_target(self, tau: float) -> None:
         """

@@ -35,25 +35,27 @@ class GraphCache:
 
         :param inputs: values that are new in every call: tensors, or tuples, lists and dicts of them
         :param state: values that last from call to call, of the same kinds
-        :return: the function's result; the next call may overwrite it
+        :return: the function's result
         :raises CompiledUpdateUnavailable: if a new kind of batch cannot be compiled
         """
-        fresh, lasting = _tensors(inputs), _tensors(state)
-        kind = _kind(fresh)
-        if kind not in self._graphs:
-            self.compile(inputs, state)
-        with th.no_grad():
-            return self._graphs[kind](*fresh, *lasting)
+        return self.each([inputs], state)[0]
 
-    def each(self, calls: Sequence[tuple[tuple[Any, ...], tuple[Any, ...]]]) -> th.Tensor:
+    def each(self, inputs: Sequence[tuple[Any, ...]], state: tuple[Any, ...]) -> th.Tensor:
         """
         Several calls, one after the other.
 
-        :param calls: inputs and state of each
+        :param inputs: inputs of each, alike in shapes and types
+        :param state: state as for ``__call__``
         :return: the results, stacked
         :raises CompiledUpdateUnavailable: if a new kind of batch cannot be compiled
         """
-        return th.stack([self(inputs, state).clone() for inputs, state in calls])
+        fresh, lasting = [_tensors(values) for values in inputs], _tensors(state)
+        kind = _kind(fresh[0])
+        if kind not in self._graphs:
+            self.compile(inputs[0], state)
+        graph = self._graphs[kind]
+        with th.no_grad():
+            return th.stack([graph(*tensors, *lasting) for tensors in fresh])
 
     def compile(self, inputs: tuple[Any, ...], state: tuple[Any, ...]) -> None:
         """
@@ -113,7 +115,7 @@ class CudaGraph:
         Replay the kernels of one call.
 
         :param tensors: inputs and state
-        :return: the function's result, overwritten by the next call
+        :return: the function's result
         """
         state = tensors[self.n_inputs :]
         if any(new.data_ptr() != old.data_ptr() for new, old in zip(state, self.state, strict=True)):
@@ -121,7 +123,7 @@ class CudaGraph:
         for recorded, given in zip(self.inputs, tensors[: self.n_inputs], strict=True):
             recorded.copy_(given)
         self.graph.replay()
-        return self.output
+        return self.output.clone()  # the next call overwrites it
 
 
 def own_products_are_faster() -> bool:

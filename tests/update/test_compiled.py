@@ -100,7 +100,8 @@ def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, e
     assert isinstance(agent._update, CompiledUpdate)
     for _ in range(3):
         batch = agent._sample(64)
-        inputs, state = agent._update._arguments(batch, True, th.randn(agent._update._noise_shape(batch), device=device))
+        noise = th.randn((1, *agent._update._noise_shape(batch)), device=device)
+        (inputs,), state = agent._update._inputs([batch], [True], noise), agent._update._state(batch)
         copies = tree_map(th.clone, state)
         with th.no_grad():
             expected = agent._update._update(*inputs, *copies)
