@@ -25,7 +25,8 @@ class TuneSettings:
     :param n_timesteps: env steps of a training; -1 for the hyperparameters' own
     :param n_seeds: trainings per trial, of which the mean counts
     :param n_eval_episodes: episodes to measure an agent
-    :param cost_coef: least and greatest λ, on a logarithmic scale; unless ``hyperparams`` has a dial or a budget
+    :param cost_coef: least and greatest λ, on a logarithmic scale; unless the hyperparameters have a dial or a
+        budget
     :param option_length: least and greatest option length in env steps, or None to leave it
     :param sizes: True to search the sub-policies' sizes too
     :param budget: share of the large sub-policy's FLOPs that an agent may cost, or None for the Pareto front
@@ -64,14 +65,6 @@ class TuneSettings:
             raise ValueError(f"The option length needs a range of at least 1 such as 1 20, got {self.option_length}.")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"The budget is a share of the large sub-policy's FLOPs, in (0, 1], got {self.budget}.")
-        searched = {
-            *(["cost_coef"] if self.searches_cost_coef else []),
-            *(["option_length"] if self.option_length else []),
-        } & set(self.hyperparams)
-        if searched:
-            raise ValueError(f"The study searches {', '.join(sorted(searched))}: give its range, not a hyperparameter.")
-        if not (self.searches_cost_coef or self.option_length or self.sizes):
-            raise ValueError("A dial or a budget leaves no λ to search: search the option length or the sizes.")
         if self.config and self.config.endswith((".yml", ".yaml", ".py")) and not Path(self.config).is_file():
             raise FileNotFoundError(f"There is no file {self.config} with hyperparameters.")
         gym.spec(registered_id(self.env))
@@ -81,7 +74,15 @@ class TuneSettings:
             raise ValueError(f"There is no device {self.device!r}.") from error
         if min(self.n_trials, self.n_seeds, self.n_eval_episodes) < 1:
             raise ValueError("Trials, seeds and episodes must be at least 1.")
-        self.read_hyperparameters()
+        searches_cost_coef = self.searches_cost_coef
+        searched = {
+            *(["cost_coef"] if searches_cost_coef else []),
+            *(["option_length"] if self.option_length else []),
+        } & set(self.hyperparams)
+        if searched:
+            raise ValueError(f"The study searches {', '.join(sorted(searched))}: give its range, not a hyperparameter.")
+        if not (searches_cost_coef or self.option_length or self.sizes):
+            raise ValueError("A dial or a budget leaves no λ to search: search the option length or the sizes.")
 
     def read_hyperparameters(self) -> dict[str, Any]:
         """
@@ -95,7 +96,7 @@ class TuneSettings:
     @property
     def searches_cost_coef(self) -> bool:
         """False where each agent has a dial, or learns λ for a budget."""
-        return dial_of(self.hyperparams.get("cost_coef", 0.0)) is None
+        return dial_of(self.read_hyperparameters().get("cost_coef", 0.0)) is None
 
     @property
     def fixed(self) -> dict[str, Any]:

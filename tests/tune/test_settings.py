@@ -28,6 +28,19 @@ def test_bad_settings(tmp_path, make_settings, kwargs, message):
         make_settings(tmp_path, **kwargs)
 
 
+def test_a_dial_in_the_file_is_not_searched_over(tmp_path, make_settings):
+    """A λ in the file is: the study replaces it."""
+    for cost_coef, is_searched in (("dial", False), ("auto_0.3", False), ("[0.01, 1.0]", False), ("0.2", True)):
+        config = tmp_path / f"{cost_coef}.yml"
+        config.write_text(f"Pendulum-v1: {{cost_coef: {cost_coef}}}")
+        settings = make_settings(tmp_path, config=str(config), sizes=True)
+        assert settings.searches_cost_coef is is_searched
+        assert ("cost_coef" in settings.fixed) is is_searched
+        assert ("cost_coef" in settings.fixed["hyperparams"]) is not is_searched
+    with pytest.raises(ValueError, match="leaves no λ to search"):
+        make_settings(tmp_path, config=str(tmp_path / "dial.yml"))
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
