@@ -83,8 +83,7 @@ class AdvantageNetwork(QNetwork):
         """
         The plain network that chooses as this one does at the present λ.
 
-        :return: q-network over the same features; layers without λ are copies
-        :raises ValueError: if λ is an input and the first layer is trained quantized
+        :return: q-network over the same features; its layers are copies
         """
         n_features = self.features_dim - (self.dial is not None)
         with th.random.fork_rng(devices=[]):  # first weights, which are not used, must not change a seeded run
@@ -99,19 +98,13 @@ class AdvantageNetwork(QNetwork):
             )
         layers: list[Any] = [*deepcopy(self.q_net)]
         if self.dial is not None:
-            layers[0] = self._without_position(layers[0])
+            column = layers[0].weight[:, -1]
+            layers[0].bias.add_(column * self.positions(self.cost_coef.reshape(1, 1)).squeeze())
+            layers[0].weight = nn.Parameter(layers[0].weight[:, :-1].clone())
+            layers[0].in_features -= 1
         layers[-1].bias.sub_(self.cost_coef * self.prices / self.scale)
         plain.q_net = nn.Sequential(*layers)
         return plain.to(self.device)
-
-    def _without_position(self, layer: nn.Linear) -> nn.Linear:
-        """The first layer with the present λ in its bias."""
-        if type(layer) is not nn.Linear:
-            raise ValueError("A master whose λ can be dialled cannot learn quantized: set a number as cost_coef.")
-        plain = nn.Linear(layer.in_features - 1, layer.out_features)
-        plain.weight.copy_(layer.weight[:, :-1])
-        plain.bias.copy_(layer.bias + layer.weight[:, -1] * self.positions(self.cost_coef.reshape(1, 1)).squeeze())
-        return plain
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -55,16 +55,16 @@ class AsymSAC(SAC):
     :param cost_coef: λ, a number or a schedule of training progress: the return per env step that the most expensive
         sub-policy must be worth; the others pay in proportion to their FLOPs. Or "dial", or a range ``(low, high)``: one
         master learns for every λ of it (0.001 to 10), and :meth:`set_cost_coef` picks one, which is the geometric mean until
-        then. Or a budget such as "auto_0.4": λ is learned so that the agent spends at most 40 % of the FLOPs of its largest
-        sub-policy
+        then. Or a budget such as "auto_0.4": λ, from 0.001 to 10, is learned so that the agent spends at most 40 % of the
+        FLOPs of its largest sub-policy
     :param critic: "option", one critic that knows the option in force, to which the master is fitted; "shared", one critic of
         the agent that is deployed, with a DQN as master, by default with n-step returns; or "separate", the paper's: each
         sub-policy is a SAC of its own, with a DQN as master
     :param master_kwargs: arguments of the master, by DQN's names: ``learning_rate`` and the schedule of exploration, and for
-        a DQN those of :class:`stable_baselines3.DQN` (``MasterDQN.ARGUMENTS``). ``learning_rate``, ``batch_size``, ``tau``
-        and ``learning_starts`` are the sub-policies' by default, ``train_freq`` and ``target_update_interval`` are one step,
-        ``exploration_final_eps`` is 0.2: what a sub-policy is worth can only be learned where it acts. ``buffer_size`` limits
-        a DQN to options that started within that many of the latest env steps.
+        a DQN those of :class:`stable_baselines3.DQN` (``MasterDQN.ARGUMENTS``). ``learning_rate``, ``batch_size``, ``tau``,
+        ``learning_starts``, ``train_freq`` and ``gradient_steps`` are the sub-policies' by default, ``target_update_interval``
+        is one step, ``exploration_final_eps`` is 0.2: what a sub-policy is worth can only be learned where it acts.
+        ``buffer_size`` limits a DQN to options that started within that many of the latest env steps.
     :param fast_update: whether to compile the update into one graph, which takes up to a minute, once. By default, where
         that can be done and ``learn`` has at least 10,000 updates ahead. The plain update learns the same, more slowly.
     :param kwargs: SAC's arguments
@@ -142,7 +142,7 @@ class AsymSAC(SAC):
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=True)
         self._set_option_memory(OptionMemory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
         self.master = make_master(self)
-        self.master.__dict__.update(self._master_counters)
+        self.master.restore(self._master_counters)
         self._update: PlainUpdate | CompiledUpdate | None = None  # made when training starts
         self._option_statistics = OptionStatistics(n_options, self.n_envs)
 
@@ -175,10 +175,10 @@ class AsymSAC(SAC):
 
     def set_budget(self, budget: float) -> None:
         """
-        Act under the least λ that keeps to a budget from now on, by the curve that ``evaluate(model, cost_coef=…)`` measured.
+        Act under the least λ that kept to a budget from now on, of those that ``evaluate(model, cost_coef=…)`` measured.
 
         :param budget: greatest mean cost per env step, as a share of the largest sub-policy's FLOPs
-        :raises ValueError: if no curve was measured, or all of it costs more
+        :raises ValueError: if no curve was measured since the agent learned, all of it costs more, or it is no share
         """
         if not self.cost_curve:
             raise ValueError("The agent's cost was not measured under several λ yet: evaluate(model, cost_coef='dial') does.")
@@ -274,6 +274,7 @@ class AsymSAC(SAC):
     # --- learning ---
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        self.cost_curve = ()  # it was that of other weights
         optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
         self._update_learning_rate(optimizers)
         self.master.begin_updates(gradient_steps)
@@ -397,14 +398,17 @@ class AsymSAC(SAC):
         kwargs = self._memory_kwargs()
         if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
             memory = OptionMemory(self.replay_buffer, **kwargs)  # type: ignore[arg-type]
-        n_options = int(memory.options.max()) + 1
-        if n_options > len(self.option_names):
+        try:
+            n_options = int(memory.options.max()) + 1
+            if n_options > len(self.option_names):
+                raise ValueError(f"The memory in {path} is of {n_options} sub-policies, the agent has {self.option_names}.")
+            self.master.use_memory(memory)
+        except ValueError:
             self.replay_buffer = present
-            raise ValueError(f"The replay memory in {path} is of {n_options} sub-policies, the agent has {self.option_names}.")
+            raise
         memory.option_length = max(memory.option_length, self.option_length)
         memory.gamma, memory.costs, memory.recent_steps = kwargs["gamma"], kwargs["costs"], kwargs["recent_steps"]
         self._set_option_memory(memory)
-        self.master.memory = memory
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         # Copies, as the tensors may be views of one that holds the weights of all networks.

@@ -12,8 +12,6 @@ from sb3_asym.advantage_network import AdvantageNetwork
 
 DEPLOYED_SHARE = 0.25
 """Share of the episodes that are run as deployed."""
-LONGEST_EPISODE = 1000
-"""Mean number of env steps after which it is drawn anew within an episode, as some envs have none that ends."""
 N_CHOICES = 300
 """Number of the latest choices by which the cost is measured."""
 FEWEST_CHOICES = 30
@@ -34,9 +32,15 @@ class Budget:
     :param share: greatest mean cost per env step, as a share of the most expensive sub-policy's
     :param costs: costs c_ω of the options, and of the choice itself, as such shares, ``(n_options,)``
     :param n_envs: number of envs
+    :raises ValueError: if even the cheapest option costs more
     """
 
     def __init__(self, share: float, costs: np.ndarray, n_envs: int):
+        if share < costs.min():
+            raise ValueError(
+                f"A budget of {share:.1%} cannot be kept: the cheapest sub-policy costs {costs.min():.1%} of the largest, "
+                "with the master."
+            )
         self.share, self.costs = share, costs
         self.as_deployed = self._drawn(n_envs)
         self.target = share
@@ -47,18 +51,17 @@ class Budget:
     def _drawn(n_envs: int) -> np.ndarray:
         return np.random.rand(n_envs) < DEPLOYED_SHARE
 
-    def count(self, dones: np.ndarray) -> None:
+    def count(self, ended: np.ndarray) -> None:
         """
         After a step, draw which of the episodes that start now are run as deployed.
 
-        :param dones: ``(n_envs,)`` True where an episode ended
+        :param ended: ``(n_envs,)`` True where an episode ended
         """
-        ended = dones | (np.random.rand(len(dones)) * LONGEST_EPISODE < 1)
         for env in np.flatnonzero(ended & self.as_deployed & (self._n_choices > 0)):
             excess = self._spent[env] / self._n_choices[env] - self.share
             self.target = float(np.clip(self.target - excess * (TOO_DEAR if excess > 0 else TOO_CHEAP), self.costs.min(), 1.0))
         self._spent[ended] = self._n_choices[ended] = 0
-        self.as_deployed = np.where(ended, self._drawn(len(dones)), self.as_deployed)
+        self.as_deployed = np.where(ended, self._drawn(len(ended)), self.as_deployed)
 
     def observe(self, obs: PyTorchObs, envs: np.ndarray, options: np.ndarray) -> None:
         """

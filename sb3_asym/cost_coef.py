@@ -25,6 +25,10 @@ def check_cost_coef(cost_coef: object) -> None:
         raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
+ROUNDING = 1e-6
+"""Relative error of a λ that was kept as float32."""
+
+
 @dataclass(frozen=True)
 class Dial:
     """
@@ -74,9 +78,10 @@ class Dial:
         Refuse a λ for which nothing was learned.
 
         :param cost_coef: λ
-        :raises ValueError: if it is out of the range
+        :raises ValueError: if it is out of the range, or no number
         """
-        if not self.low <= cost_coef <= self.high:
+        check_cost_coef(cost_coef)
+        if not self.low * (1 - ROUNDING) <= cost_coef <= self.high * (1 + ROUNDING):
             raise ValueError(f"cost_coef (λ) must be in the dial's range, {self.low:g} to {self.high:g}, got {cost_coef!r}.")
 
 
@@ -118,10 +123,10 @@ def budget_of(cost_coef: CostCoef) -> float | None:
         return None
     kind, _, share = cost_coef.partition("_")
     try:
-        budget = float(share)
+        budget = check_budget(float(share))
     except ValueError:
         budget = math.nan
-    if kind != "auto" or not 0 < budget <= 1:
+    if kind != "auto" or math.isnan(budget):
         raise ValueError(
             f"cost_coef (λ) must be a number, a schedule, 'dial', a range for it, or a budget such as 'auto_0.4', which is a "
             f"share of the largest sub-policy's FLOPs above 0 and up to 1; got {cost_coef!r}."
@@ -129,24 +134,34 @@ def budget_of(cost_coef: CostCoef) -> float | None:
     return budget
 
 
+def check_budget(budget: float) -> float:
+    """
+    Refuse what is no share of a cost.
+
+    :param budget: greatest mean cost, as a share of the largest sub-policy's
+    :return: the same
+    :raises ValueError: if it is out of (0, 1]
+    """
+    if not 0 < budget <= 1:
+        raise ValueError(f"A budget is a share of the largest sub-policy's FLOPs, above 0 and up to 1, got {budget!r}.")
+    return budget
+
+
 def cost_coef_for(budget: float, curve: Sequence[Sequence[float]]) -> float:
     """
-    The least λ under which an agent keeps to a budget.
+    The least of several λ under which an agent keeps to a budget. Between two of them its cost may jump, so none is made up.
 
     :param budget: greatest mean cost, as a share of the largest sub-policy's
     :param curve: λ, rising, with the mean cost that was measured under it
-    :return: λ, between two of the curve on a logarithmic scale
-    :raises ValueError: if all of the curve costs more
+    :return: λ
+    :raises ValueError: if all of the curve costs more, or the budget is out of (0, 1]
     """
-    cost_coefs = np.log([point[0] for point in curve])
-    shares = np.minimum.accumulate([point[1] for point in curve])  # what rises with λ is noise
-    if shares[-1] > budget:
-        raise ValueError(f"The agent costs {shares[-1]:.1%} of its largest sub-policy at the least, more than {budget:.1%}.")
-    after = int(np.argmax(shares <= budget))
-    if after == 0:
-        return float(curve[0][0])
-    rest = (shares[after - 1] - budget) / (shares[after - 1] - shares[after])
-    return float(np.exp(cost_coefs[after - 1] + rest * (cost_coefs[after] - cost_coefs[after - 1])))
+    check_budget(budget)
+    within = [point[0] for point in curve if point[1] <= budget]
+    if not within:
+        least = min(point[1] for point in curve)
+        raise ValueError(f"The agent costs {least:.1%} of its largest sub-policy at the least, more than {budget:.1%}.")
+    return within[0]
 
 
 class CostCoefSchedule:

@@ -19,6 +19,10 @@ from sb3_asym.update.option_batch import OptionBatch, draw_options
 
 BUDGET_EVERY = 100
 """Steps of all envs after which λ is set anew for a budget."""
+BUDGET_TARGET = "budget.target"
+"""Key of what a budget has learned, among the counters."""
+LONGEST_EPISODE = 1000
+"""Env steps after which another episode is taken to begin, as some envs have none that ends."""
 
 
 class FittedMaster(MasterDQN):
@@ -55,19 +59,29 @@ class FittedMaster(MasterDQN):
         choice_cost: float = 0.0,
         **kwargs: Any,
     ):
-        if isinstance(memory.replay_buffer, NStepReplayBuffer):
-            raise ValueError("critic='option' learns from single steps: leave n_steps at 1, or take critic='shared'.")
         self.network, self.choice_cost = policy.q_net, choice_cost
         self.costs, self.option_length = memory.costs, memory.option_length
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
         self._set_prices(None)
+
+    def use_memory(self, memory: OptionMemory) -> None:
+        """
+        As a DQN.
+
+        :param memory: option transitions
+        :raises ValueError: if it has n-step returns
+        """
+        if isinstance(memory.replay_buffer, NStepReplayBuffer):
+            other = "" if self.network.dial is not None else ", or take critic='shared'"
+            raise ValueError(f"critic='option' learns from single steps: leave n_steps at 1{other}.")
+        super().use_memory(memory)
 
     def use_cost_coef(self, cost_coef: CostCoef) -> None:
         """
         Learn for this λ from now on.
 
         :param cost_coef: λ, or a dial or a budget
-        :raises ValueError: if the networks are for another kind of λ
+        :raises ValueError: if the networks are for another kind of λ, or no sub-policy keeps to the budget
         """
         learned, wanted = self.network.dial, dial_of(cost_coef)
         if wanted is not None and wanted != learned:
@@ -78,7 +92,8 @@ class FittedMaster(MasterDQN):
         elif self.budget is None or self.budget.share != share:
             self.budget = Budget(share, self.costs + self.choice_cost, self.n_envs)
         self.drawn: Dial | None = None if self.budget is not None else wanted
-        self._acting_cost_coef: float | None = None if self.drawn is None else self.drawn.draw(1).item()
+        self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
+        self._acting_cost_coefs = None if self.drawn is None else self.drawn.draw(self.n_envs)
         self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
         self._follow_schedule()
 
@@ -113,15 +128,18 @@ class FittedMaster(MasterDQN):
             self.budget.observe(obs, envs, options)
         return options
 
-    def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
+    def greedy_options(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
-        The best options at the λ of the episode.
+        The best options at the λ of each episode.
 
         :param obs: preprocessed observations, ``(n_obs, …)``
+        :param envs: indices of their envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
-        cost_coef = self.cost_coef if self._acting_cost_coef is None else self._acting_cost_coef
-        return self.network.net_advantages(obs, th.full((1, 1), cost_coef, device=self.device)).argmax(dim=1).cpu().numpy()
+        acting = self._acting_cost_coefs
+        cost_coefs = np.array([self.cost_coef]) if acting is None else acting[envs]
+        column = th.as_tensor(cost_coefs.astype(np.float32), device=self.device).unsqueeze(1)
+        return self.network.net_advantages(obs, column).argmax(dim=1).cpu().numpy()
 
     def batch_of(self, batch: Batch, env: VecNormalize | None) -> OptionBatch:  # type: ignore[override]
         """
@@ -166,14 +184,42 @@ class FittedMaster(MasterDQN):
         """
         super().step(logger, num_timesteps, progress_remaining, dones, env)
         self._follow_schedule()
-        if self.drawn is not None and dones.any():
-            self._acting_cost_coef = self.drawn.draw(1).item()
+        self._episode_steps += 1
+        ended = dones | (self._episode_steps >= LONGEST_EPISODE)
+        self._episode_steps[ended] = 0
+        if self.drawn is not None and self._acting_cost_coefs is not None:
+            self._acting_cost_coefs[ended] = self.drawn.draw(int(ended.sum()))
         if self.budget is not None:
-            self.budget.count(dones)
+            self.budget.count(ended)
             if self._n_calls % BUDGET_EVERY == 0:
                 self._meet_budget()
         if self.drawn is None:
             self.logger.record("train/cost_coef", self.cost_coef)
+
+    def _on_step(self) -> None:
+        # A DQN's without the target network: the critic has one.
+        self._n_calls += 1
+        self._explore_less()
+
+    def counters(self) -> dict[str, float]:
+        """
+        As a DQN's, and what a budget has learned.
+
+        :return: values by attribute
+        """
+        return {**super().counters(), **({} if self.budget is None else {BUDGET_TARGET: self.budget.target})}
+
+    def restore(self, counters: dict[str, float]) -> None:
+        """
+        Go on from saved counters.
+
+        :param counters: as ``counters`` gave them
+        """
+        counters = dict(counters)
+        target = counters.pop(BUDGET_TARGET, None)
+        if self.budget is not None and target is not None:
+            self.budget.target = target
+        super().restore(counters)
 
     def _follow_schedule(self) -> None:
         if self._cost_coef_schedule is not None:
@@ -190,6 +236,20 @@ class FittedMaster(MasterDQN):
 
     def _set_prices(self, env: VecNormalize | None) -> None:
         self.policy.set_prices(scaled_costs(self.costs, env), mean_duration(self.option_length, self.gamma))
+
+
+def check_no_budget(model: Any) -> None:
+    """
+    Refuse an agent that learns λ for a budget where other processes act for it, and none runs as deployed.
+
+    :param model: model of any algorithm
+    :raises ValueError: if it has a budget
+    """
+    if budget_of(getattr(model, "cost_coef", 0.0)) is not None:
+        raise ValueError(
+            f"λ is not learned for a budget ({model.cost_coef!r}) where other processes act: make or load the agent with "
+            "cost_coef='dial'."
+        )
 
 
 MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}

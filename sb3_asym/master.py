@@ -76,12 +76,20 @@ class MasterDQN(DQN):
         super().__init__(policy_class, None, device=policy.device, _init_setup_model=False, **kwargs)  # type: ignore[arg-type]
         self.observation_space, self.action_space, self.n_envs = policy.observation_space, policy.action_space, n_envs
         self.use_cost_coef(cost_coef)
-        self.memory = memory
+        self.use_memory(memory)
         self.replay_buffer = _OptionReplay(self)  # type: ignore[assignment]
         self.exploration_rate = self.exploration_initial_eps
         self.compiled_update: CompiledMasterUpdate | None = None  # set where the sub-policies' update is compiled too
         self._n_steps_waiting = self._n_episodes_waiting = 0
         self._setup_model()
+
+    def use_memory(self, memory: OptionMemory) -> None:
+        """
+        Learn from this memory from now on.
+
+        :param memory: option transitions
+        """
+        self.memory = memory
 
     def use_cost_coef(self, cost_coef: CostCoef) -> None:
         """
@@ -116,15 +124,16 @@ class MasterDQN(DQN):
         options = np.random.randint(int(self.action_space.n), size=len(envs))  # type: ignore[attr-defined]
         if not explore.all():
             with th.no_grad():
-                greedy = self.greedy_options(obs)
+                greedy = self.greedy_options(obs, envs)
             options = np.where(explore, options, greedy)
         return options
 
-    def greedy_options(self, obs: PyTorchObs) -> np.ndarray:
+    def greedy_options(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
         The best options, as training knows them.
 
         :param obs: preprocessed observations, ``(n_obs, …)``
+        :param envs: indices of their envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
         return self.q_net._predict(obs).cpu().numpy()
@@ -185,6 +194,9 @@ class MasterDQN(DQN):
         self._n_calls += 1
         if self._n_calls % max(self.target_update_interval // self.n_envs, 1) == 0:
             self.compiled_update.update_target(self.tau)
+        self._explore_less()
+
+    def _explore_less(self) -> None:
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
         self.logger.record("rollout/exploration_rate", self.exploration_rate)
 
@@ -230,6 +242,14 @@ class MasterDQN(DQN):
             "_current_progress_remaining",
         )
         return {name: getattr(self, name) for name in names}
+
+    def restore(self, counters: dict[str, float]) -> None:
+        """
+        Go on from saved counters.
+
+        :param counters: as ``counters`` gave them
+        """
+        self.__dict__.update(counters)
 
 
 def _existing(policy: DQNPolicy, *_: Any, **__: Any) -> DQNPolicy:

@@ -18,6 +18,10 @@ WORTH = 5.9 / 0.75
 """λ at which the large sub-policy is just worth its cost in ``RareFailures``: 5.9 a step, for 3/4 λ more."""
 
 
+WIDE = dict(policy_kwargs=dict(sub_net_archs=dict(small=[4], large=[64]), master_net_arch=[8]))
+"""Sub-policies of which the small one and the master keep to a budget."""
+
+
 def test_one_agent_for_every_cost_coef(make_agent):
     agent = make_agent(RareFailures(), cost_coef=(1.0, 50.0), **FAST)
     fix_actions(agent, [-0.9, 0.9])
@@ -59,7 +63,7 @@ def test_a_budget_is_measured_as_deployed(make_agent):
                 is_mean = np.isclose(agent.policy.actions(obs, state.option, True), known["buffer_actions"]).all(axis=1)
             assert is_mean[as_deployed].all()
             started = as_deployed & (state.steps_left == agent.option_length - 1)
-            assert (state.option == agent.master.greedy_options(obs))[started].all()
+            assert (state.option == agent.master.greedy_options(obs, np.arange(8)))[started].all()
             explored.append(is_mean[~as_deployed])
         return True
 
@@ -68,8 +72,17 @@ def test_a_budget_is_measured_as_deployed(make_agent):
     assert np.concatenate(explored).mean() < 0.1
 
 
+def test_a_budget_that_no_sub_policy_keeps(make_agent):
+    agent = make_agent(cost_coef="auto_0.4", **WIDE)
+    least = (agent.master.costs + agent.master.choice_cost).min()
+    agent.cost_coef = f"auto_{1.01 * least}"
+    agent.learn(10)
+    with pytest.raises(ValueError, match=r"A budget of .* cannot be kept: the cheapest sub-policy costs"):
+        make_agent(cost_coef=f"auto_{0.99 * least}", **WIDE)
+
+
 def test_a_budget_counts_the_master(make_agent):
-    agent = make_agent(cost_coef="auto_0.4")
+    agent = make_agent(cost_coef="auto_0.4", **WIDE)
     flops = agent.policy.option_costs[-1].flops
     assert agent.master.choice_cost == pytest.approx(agent.policy.master_cost.flops / agent.option_length / flops)
     assert agent.policy.mean_flops(np.array([0, 300]), 100) / flops == pytest.approx(1 + agent.master.choice_cost)
@@ -85,6 +98,9 @@ def test_the_deployed_master_is_a_plain_network(make_agent):
         th.testing.assert_close(plain(obs), values)
         th.testing.assert_close(deployable(agent).master.forward(obs), values)
     assert plain.q_net[0].in_features == obs.shape[1]
+    before = th.get_rng_state()
+    agent.policy.deployed_master()
+    assert th.equal(th.get_rng_state(), before)  # a look at an agent does not change a seeded run
     assert agent.policy.master_cost.flops == 2 * sum(layer.weight.numel() for layer in plain.q_net if hasattr(layer, "weight"))
 
 
@@ -108,14 +124,48 @@ def _saved_policy(agent, folder):
 
 
 def test_a_learned_cost_coef_goes_on_where_it_was(make_agent, tmp_path):
-    agent = make_agent(cost_coef="auto_0.3").learn(800)
-    before = agent.master.cost_coef
+    agent = make_agent(cost_coef="auto_0.3", **WIDE).learn(800)
+    before, target = agent.master.cost_coef, agent.master.budget.target
+    assert target != 0.3
     assert before != pytest.approx(agent.dial.middle)
     agent.save(tmp_path / "agent")
     loaded = AsymSAC.load(tmp_path / "agent", env=DriftEnv())
     assert loaded.master.cost_coef == before
+    assert loaded.master.budget.target == target
     loaded.learn(800, reset_num_timesteps=False)
     assert loaded.master.cost_coef != before
+
+
+class EndlessEnv(DriftEnv):
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
+
+
+def test_each_episode_has_a_cost_coef_of_its_own(make_agent):
+    """In each env apart; an episode without an end is taken to end after 1,000 steps."""
+    agent = make_agent(DummyVecEnv([DriftEnv, EndlessEnv]), cost_coef="dial")
+    acting, dones = [], []
+
+    def look(known, _):
+        acting.append(agent.master._acting_cost_coefs.copy())
+        dones.append(known["dones"].copy())
+        return True
+
+    agent.learn(2 * 1010, callback=look)
+    changed = np.diff(acting, axis=0) != 0
+    np.testing.assert_array_equal(changed[:, 0], np.array(dones)[:-1, 0])
+    assert np.flatnonzero(changed[:, 1]).tolist() == [999]
+    last = agent.policy.master.q_net.q_net[-1]
+    with th.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(th.tensor([-0.1, 0.1]))
+    agent.master._acting_cost_coefs[:] = 0.001, 10.0
+    obs = th.zeros(2, *agent.observation_space.shape)
+    with th.no_grad():
+        assert agent.master.greedy_options(obs, np.array([0, 1])).tolist() == [1, 0]
+        assert agent.master.greedy_options(obs, np.array([1, 0])).tolist() == [0, 1]
+        assert agent.master.greedy_options(obs[:1], np.array([1])).tolist() == [0]
 
 
 def test_each_transition_has_a_cost_coef_of_its_own(make_agent):
@@ -154,6 +204,10 @@ def test_what_needs_a_dial(make_agent):
     agent = make_agent(cost_coef=(0.1, 10.0))
     with pytest.raises(ValueError, match=r"in the dial's range, 0.1 to 10, got 20"):
         agent.set_cost_coef(20.0)
+    with pytest.raises(ValueError, match="must be a number"):
+        agent.set_cost_coef("0.3")
+    with pytest.raises(ValueError, match=r"leave n_steps at 1\.$"):
+        make_agent(cost_coef="dial", n_steps=3)
     plain = make_agent(critic="option")
     plain.cost_coef = "dial"
     with pytest.raises(ValueError, match="must be given where the agent is made"):
@@ -186,13 +240,23 @@ def test_the_curve_of_a_dial(dialled, tmp_path):
     dialled.save(tmp_path / "agent")
     loaded = AsymSAC.load(tmp_path / "agent")
     np.testing.assert_allclose(loaded.cost_curve, dialled.cost_curve)
-    loaded.set_budget(0.99 * dialled.cost_curve[0][1])
-    assert 0.01 < loaded.master.cost_coef < 10.0
+    least = dialled.cost_curve[-1][1]
+    loaded.set_budget(least)
+    assert loaded.master.cost_coef == pytest.approx(next(point[0] for point in dialled.cost_curve if point[1] <= least))
     switching(report, tmp_path / "switching.png")
     assert (tmp_path / "switching.png").stat().st_size > 10_000
 
 
+def test_a_curve_is_that_of_the_present_weights(dialled):
+    evaluate(dialled, DriftEnv(), 1, compare=False, cost_coef=0.1)
+    assert [point[0] for point in dialled.cost_curve] == [0.1]
+    dialled.learn(40)
+    with pytest.raises(ValueError, match="not measured under several λ yet"):
+        dialled.set_budget(0.4)
+
+
 def test_nine_over_the_range(dialled):
+    dialled.set_cost_coef(0.01)  # which float32 rounds to below the range
     report = evaluate(dialled, DriftEnv(time_limit=30), 5, compare=False, cost_coef="dial")
     cost_coefs, shares, rewards = np.array(dialled.cost_curve).T
     assert len(cost_coefs) == len(report.comparisons) == 9
@@ -207,13 +271,14 @@ def test_nine_over_the_range(dialled):
 
 def test_the_least_cost_coef_within_a_budget():
     curve = [(0.1, 0.9), (1.0, 0.5), (10.0, 0.6), (100.0, 0.1)]
-    assert cost_coef_for(1.0, curve) == pytest.approx(0.1)
-    assert cost_coef_for(0.9, curve) == pytest.approx(0.1)
-    assert cost_coef_for(0.7, curve) == pytest.approx(10**-0.5)
-    assert cost_coef_for(0.5, curve) == pytest.approx(1.0)
-    assert cost_coef_for(0.3, curve) == pytest.approx(10**1.5)  # 0.6 at a higher λ is noise
+    assert cost_coef_for(1.0, curve) == cost_coef_for(0.9, curve) == 0.1
+    assert cost_coef_for(0.7, curve) == cost_coef_for(0.5, curve) == 1.0  # what lies between two of them was not measured
+    assert cost_coef_for(0.3, curve) == 100.0
     with pytest.raises(ValueError, match=r"costs 10.0% of its largest sub-policy at the least, more than 5.0%"):
         cost_coef_for(0.05, curve)
+    for budget in (40, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="A budget is a share"):
+            cost_coef_for(budget, curve)
 
 
 def test_what_a_curve_needs(make_agent, dialled):

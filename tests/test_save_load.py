@@ -168,3 +168,13 @@ def test_a_seed_fixes_the_run(make_agent, name):
 def test_another_seed_is_another_run(make_agent):
     first, second = (make_agent(seed=seed).learn(40).policy.actor.mu.weight for seed in (0, 1))
     assert not th.equal(first, second)
+
+
+def test_n_step_returns_are_no_memory_for_a_critic_of_options(make_agent, tmp_path):
+    make_agent(n_steps=3).learn(60).save_replay_buffer(tmp_path / "memory")
+    agent = make_agent()
+    present = agent.replay_buffer
+    with pytest.raises(ValueError, match="learns from single steps"):
+        agent.load_replay_buffer(tmp_path / "memory")
+    assert agent.replay_buffer is present
+    agent.learn(60)

@@ -19,6 +19,7 @@ from sb3_asym.actorq.stream import ActorsEnv
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.buffers import sample_transitions
 from sb3_asym.deployment.agent import DeployableAgent
+from sb3_asym.fitted_master import check_no_budget
 from sb3_asym.options import NO_OPTION, OptionState
 
 LEARNER_PARTS = ("sample", "update", "pack", "publish", "wait")
@@ -321,11 +322,13 @@ def check_model(model: OffPolicyAlgorithm) -> None:
     Refuse a model that cannot learn from actors.
 
     :param model: the model
-    :raises ValueError: if it has several envs or none, state-dependent exploration, or a training frequency in episodes
+    :raises ValueError: if it has several envs or none, state-dependent exploration, a training frequency in episodes, or a
+        budget
     """
     if model.env is None:
         raise ValueError("The model needs an env: its wrappers normalize, and callbacks ask it (model.set_env).")
     if model.n_envs != 1:
         raise ValueError(f"The model must have a single env, as its actors have theirs; it has {model.n_envs}.")
+    check_no_budget(model)
     if model.use_sde:
         raise ValueError("Actors do not explore with gSDE: make the model without use_sde.")

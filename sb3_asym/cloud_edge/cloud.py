@@ -24,6 +24,7 @@ from sb3_asym.cloud_edge.trainer import Trainer, is_finite
 from sb3_asym.deployment import load_model
 from sb3_asym.deployment.recording import SampledObservations
 from sb3_asym.envs import make_env
+from sb3_asym.fitted_master import check_no_budget
 
 STATUS_EVERY = 1.0
 POLL = 0.005
@@ -306,11 +307,12 @@ def check_model(model: OffPolicyAlgorithm) -> None:
     Refuse a model that cannot learn from robots.
 
     :param model: the model
-    :raises ValueError: if it is of another algorithm, has several envs or none, or explores with gSDE
+    :raises ValueError: if it is of another algorithm, has several envs or none, a budget, or explores with gSDE
     """
     check_algorithm(model)
     if model.env is None or model.n_envs != 1:
         raise ValueError(f"The model must have a single env, as each robot is one; it has {model.n_envs}: load it with env=.")
+    check_no_budget(model)
     if model.use_sde:
         raise ValueError("Robots do not explore with gSDE: make the model without use_sde.")
 

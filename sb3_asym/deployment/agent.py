@@ -165,6 +165,15 @@ class DeployedDial:
         """What the networks see of a change of λ is this times that of log λ."""
         return 2 / math.log(self.high / self.low)
 
+    def shift(self, cost_coef: float) -> np.ndarray:
+        """
+        What is added to the outputs of the first layer.
+
+        :param cost_coef: λ, return per env step of the most expensive sub-policy
+        :return: ``(n_out,)`` float32
+        """
+        return np.float32(self.rate * math.log(cost_coef / self.cost_coef)) * self.column
+
 
 @dataclass(frozen=True)
 class DeployableAgent:

@@ -32,7 +32,7 @@ def evaluate(
     seed: int = 0,
     compare: bool = True,
     on_episode: Callable[[], Any] | None = None,
-    cost_coef: Sequence[float] | str = (),
+    cost_coef: float | Sequence[float] | str = (),
 ) -> EvaluationReport:
     """
     Measure return and cost of an agent.
@@ -49,15 +49,16 @@ def evaluate(
     :param compare: True to measure the sub-policies alone and random switching too
     :param on_episode: function to call after each episode, such as the update of a progress bar; with ``compare``, there are
         ``n_evaluations(model, compare, cost_coef) * n_eval_episodes`` episodes
-    :param cost_coef: λ of an agent with a dial, or "dial" for nine over its range, closest where its cost changes most
+    :param cost_coef: one or several λ of an agent with a dial, or "dial" for nine over its range, closest where its cost
+        changes most
     :return: report of the agent, with those of the comparison
     :raises ValueError: if there is no env, the agent is learning in it, its spaces differ from the agent's,
         ``n_eval_episodes`` is below 1, or the agent has no dial, or not this λ on it
     """
     if n_eval_episodes < 1:
         raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
-    n_dialled = _n_dialled(model, cost_coef)
     vec_env = prepare_env(model, env)
+    cost_coefs = _cost_coefs(model, cost_coef)
 
     def measure(name: str, choose: Chooser | None = None) -> EvaluationReport:
         return _measure(name, choose, model, vec_env, n_eval_episodes, deterministic, seed, on_episode)
@@ -67,8 +68,8 @@ def evaluate(
     if compare:
         comparisons += [measure(f"{name} alone", _always(option)) for option, name in enumerate(model.option_names)]
         comparisons.append(measure("random switching", _random(report, seed)))
-    if n_dialled:
-        for under in _along_the_dial(model, cost_coef, n_dialled, measure):
+    if cost_coefs:
+        for under in _along_the_dial(model, cost_coefs, measure):
             comparisons.append(under)
             if compare:
                 comparisons.append(measure(f"random switching, as {under.name}", _random(under, seed)))
@@ -77,7 +78,7 @@ def evaluate(
     return replace(report, comparisons=tuple(comparisons))
 
 
-def n_evaluations(model: AsymSAC, compare: bool = True, cost_coef: Sequence[float] | str = ()) -> int:
+def n_evaluations(model: AsymSAC, compare: bool = True, cost_coef: float | Sequence[float] | str = ()) -> int:
     """
     Number of ways to choose the options that ``evaluate`` measures.
 
@@ -86,35 +87,36 @@ def n_evaluations(model: AsymSAC, compare: bool = True, cost_coef: Sequence[floa
     :param cost_coef: as for ``evaluate``
     :return: number of ways
     """
-    return 1 + compare * (len(model.option_names) + 1) + (1 + compare) * _n_dialled(model, cost_coef)
+    return 1 + compare * (len(model.option_names) + 1) + (1 + compare) * len(_cost_coefs(model, cost_coef))
 
 
-def _n_dialled(model: AsymSAC, cost_coef: Sequence[float] | str) -> int:
-    """Number of λ under which an agent is measured."""
-    if len(cost_coef) == 0:
-        return 0
-    if model.dial is None:
-        raise ValueError("The agent learned for one λ, so it cannot be measured under others: train it with cost_coef='dial'.")
+def _cost_coefs(model: AsymSAC, cost_coef: float | Sequence[float] | str) -> list[float | None]:
+    """λ under which an agent is measured, rising; None for one that hangs on what was measured before."""
     if isinstance(cost_coef, str):
         if cost_coef != "dial":
             raise ValueError(f"cost_coef must be numbers or 'dial', got {cost_coef!r}.")
-        return N_DIALLED
-    for value in cost_coef:
+        values = []
+    else:
+        values = sorted(set(np.atleast_1d(cost_coef).tolist()))
+        if not values:
+            return []
+    if model.dial is None:
+        raise ValueError("The agent learned for one λ, so it cannot be measured under others: train it with cost_coef='dial'.")
+    for value in values:
         model.dial.check(value)
-    return len(set(cost_coef))
+    return values or [None] * N_DIALLED
 
 
 def _along_the_dial(
-    model: AsymSAC, cost_coef: Sequence[float] | str, n_dialled: int, measure: Callable[[str], EvaluationReport]
+    model: AsymSAC, cost_coefs: Sequence[float | None], measure: Callable[[str], EvaluationReport]
 ) -> list[EvaluationReport]:
     """Reports of an agent under several λ, rising; keeps the curve of its cost."""
     assert model.dial is not None
     before = model.master.cost_coef
     under: dict[float, EvaluationReport] = {}
-    wanted = iter(()) if isinstance(cost_coef, str) else iter(sorted(set(cost_coef)))
     try:
-        while len(under) < n_dialled:
-            value = next(wanted, None) or _next_cost_coef(model.dial, under)
+        for wanted in cost_coefs:
+            value = _next_cost_coef(model.dial, under) if wanted is None else wanted
             model.set_cost_coef(value)
             under[value] = replace(measure(f"λ = {value:.3g}"), cost_coef=value)
     finally:

@@ -256,9 +256,11 @@ def _shift(graph: Graph, dial: DeployedDial | None) -> tuple[str, str] | None:
     """Nodes for what the input ``cost_coef``, λ, adds to the outputs of the master's first and last layer."""
     if dial is None:
         return None
-    change = graph.add("Log", graph.add("Div", "cost_coef", np.float32(dial.cost_coef)))
+    # Not with a Clip, which keeps ONNX Runtime from an int8 kernel for the layer that follows.
+    cost_coef = graph.add("Min", graph.add("Max", "cost_coef", np.float32(dial.low)), np.float32(dial.high))
+    change = graph.add("Log", graph.add("Div", cost_coef, np.float32(dial.cost_coef)))
     first = graph.add("Mul", change, np.float32(dial.rate) * dial.column)
-    last = graph.add("Mul", graph.add("Sub", np.float32(dial.cost_coef), "cost_coef"), dial.prices)
+    last = graph.add("Mul", graph.add("Sub", np.float32(dial.cost_coef), cost_coef), dial.prices)
     return first, last
 
 

@@ -1,13 +1,14 @@
 """Post-training quantization of agents."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 
-from sb3_asym.deployment.agent import DeployableAgent, Network
+from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network
 from sb3_asym.deployment.recording import record
 from sb3_asym.deployment.runners import Runner
 from sb3_asym.quantization.images import ImageNetwork, acting_layers, quantize_policy
@@ -61,10 +62,11 @@ def quantize(
 
     def convert(network: Network, centred_network: Network) -> Network:
         scheme = parsed[network.name]
+        dial = agent.dial if network is agent.master else None
         if scheme.is_float:
-            return _quantize_network(network, scheme, agent, observations)
+            return _quantize_network(network, scheme, agent, observations, dial)
         scheme = replace(scheme, gptq=scheme.gptq and not network.is_trained_quantized)
-        return _quantize_network(centred_network, scheme, agent, observations)
+        return _quantize_network(centred_network, scheme, agent, observations, dial)
 
     master = None if agent.master is None or fine.master is None else convert(agent.master, fine.master)
     return replace(agent, sub_policies=tuple(map(convert, agent.sub_policies, fine.sub_policies)), master=master)
@@ -91,7 +93,9 @@ def centred(agent: DeployableAgent) -> DeployableAgent:
     return replace(agent, sub_policies=sub_policies, master=None if agent.master is None else centre(agent.master))
 
 
-def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, observations: np.ndarray | None) -> Network:
+def _quantize_network(
+    network: Network, scheme: Scheme, agent: DeployableAgent, observations: np.ndarray | None, dial: DeployedDial | None
+) -> Network:
     if scheme.name == "fp32":
         return network
     if isinstance(network, ImageNetwork):
@@ -110,10 +114,19 @@ def _quantize_network(network: Network, scheme: Scheme, agent: DeployableAgent, 
         low, high = (x.min(0), x.max(0)) if layer.trained is None else (layer.trained.low, layer.trained.high)
         seen = (x, after.numpy()) if scheme.gptq else None
         layers.append(quantize_layer(layer, scheme, low, high, first=index == 0, seen=seen))
-        before = layer.forward(before)
+        # With a dial, what follows the first layer is seen at its ends too.
+        shifts = [np.zeros(1, np.float32)]
+        if dial is not None and index == 0:
+            shifts += [dial.shift(dial.low), dial.shift(dial.high)]
+        before = _forward(layer, before, shifts)
         if scheme.gptq:
-            after = layers[-1].forward(after)
+            after = _forward(layers[-1], after, shifts)
     return replace(network, layers=tuple(layers))
+
+
+def _forward(layer: Dense, x: th.Tensor, shifts: Sequence[np.ndarray]) -> th.Tensor:
+    """Outputs of a layer under each of several shifts of its biases, one below the other."""
+    return th.cat([replace(layer, bias=layer.bias + shift).forward(x) for shift in shifts])
 
 
 def as_trained(agent: DeployableAgent) -> DeployableAgent:

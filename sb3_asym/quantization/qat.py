@@ -44,6 +44,10 @@ class QuantizedTraining(BaseCallback):
     def _init_callback(self) -> None:
         model: Any = self.model
         deployable(model)  # refuses what cannot be deployed
+        if getattr(model.policy, "dial", None) is not None:
+            raise ValueError(
+                "A master with a dial or a budget cannot learn quantized: make the agent with a number as cost_coef."
+            )
         given: Any = model.policy_class
         critic = self.critic
         if isinstance(given, QuantizedPolicy):

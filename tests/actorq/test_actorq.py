@@ -229,6 +229,8 @@ def test_models_that_cannot_learn_so() -> None:
         ActorQ(make_model("SAC"), [gym.make("Pendulum-v1")])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="gSDE"):
         ActorQ(make_model("SAC", use_sde=True), Trail)
+    with pytest.raises(ValueError, match=r"not learned for a budget \('auto_0.4'\)"):
+        ActorQ(make_model("AsymSAC", cost_coef="auto_0.4"), Trail)
     two = DummyVecEnv([partial(gym.make, "Pendulum-v1")] * 2)
     with pytest.raises(ValueError, match="a single env"):
         ActorQ(make_model("SAC", two), Trail)

@@ -54,6 +54,19 @@ def test_an_export_chooses_as_the_model_does(case, kind, precision, tmp_path):
     assert use[0] > use[-1]
 
 
+def test_all_of_the_dial_is_within_the_range_of_int8():
+    """What goes into the master's second layer at the ends of the dial, by the model."""
+    model, agent, recording = made("dial")
+    exported = quantize(agent, "int8", recording.observations)
+    layer = exported.master.layers[1]
+    for cost_coef in (agent.dial.low, agent.dial.high):
+        model.set_cost_coef(cost_coef)
+        hidden = deployable(model).master.layers[0].forward(th.as_tensor(recording.observations)).numpy()
+        scaled = hidden * layer.gain + layer.zero
+        assert scaled.min() > -1
+        assert scaled.max() < 256
+
+
 def test_a_reset_brings_back_what_was_exported(tmp_path):
     _, agent, recording = made("dial")
     write_c(agent, recording, tmp_path)
@@ -74,3 +87,6 @@ def test_the_master_alone(tmp_path):
         inputs = {"observation": observations, "cost_coef": np.float32([cost_coef])}
         q_values = deployable(model).master.forward(th.as_tensor(observations))
         np.testing.assert_allclose(session.run(["q_values"], inputs)[0], q_values, atol=1e-5)
+    for beyond, end in ((-1.0, agent.dial.low), (99.0, agent.dial.high)):
+        both = [session.run(["q_values"], {**inputs, "cost_coef": np.float32([value])})[0] for value in (beyond, end)]
+        np.testing.assert_array_equal(*both)

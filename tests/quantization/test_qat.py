@@ -263,6 +263,11 @@ def test_bad_input():
         QuantizedTraining("int9")
     with pytest.raises(ValueError, match="delay must be at least 0 env steps, got -1"):
         QuantizedTraining(delay=-1)
+    for cost_coef in ("dial", "auto_0.4"):
+        dialled = asym(cost_coef=cost_coef)
+        with pytest.raises(ValueError, match="make the agent with a number as cost_coef"):
+            dialled.learn(10, callback=QuantizedTraining())
+        assert type(dialled.policy.actor.mu) is nn.Linear
     images = RandomEnv(spaces.Box(0, 255, (3, 36, 36), np.uint8), discrete=True)
     model = DQN("CnnPolicy", images, device="cpu", buffer_size=10)
     with pytest.raises(ValueError, match="cannot be exported"):
