@@ -30,7 +30,7 @@ MIXTURES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 TASKS: dict[str, dict[str, Any]] = {
     "Pendulum-v1": dict(timesteps=20_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
     "HalfCheetah-v5": dict(timesteps=150_000, small=[4, 4], large=[128, 128], shared=(0.5, 1.0, 2.0), learning_starts=10_000),
-    "Hopper-v5": dict(timesteps=150_000, small=[8, 8], large=[64, 64], shared=(0.1, 0.3, 1.0), learning_starts=10_000),
+    "Hopper-v5": dict(timesteps=150_000, small=[8, 8], large=[128, 128], shared=(0.1, 0.3, 1.0), learning_starts=10_000),
     "KnockedCartPole-v0": dict(timesteps=60_000, small=[4], large=[64, 64], shared=(0.03, 0.1, 0.3), learning_rate=1e-3),
 }
 
