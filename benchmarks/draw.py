@@ -208,7 +208,7 @@ def speed_picture(result: dict[str, Any], path: Path) -> None:
         axes.barh(list(speeds), list(speeds.values()), color=colors)
         axes.plot(list(limits.values()), list(limits), "k|", markersize=10, label="arithmetic limit of the update")
         axes.set(xlabel="env steps per second", title=f"largest net {part['largest']} units")
-        axes.legend(fontsize=7, loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower left")
     profiles = [d for d in result["details"] if d["time_by_part"]]
     names = [f"{tuple(d['units'])} {d['critic']}" for d in profiles]
     left = np.zeros(len(profiles))
