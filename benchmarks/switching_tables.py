@@ -42,12 +42,12 @@ def text(values: Sequence[float]) -> str:
 
 def measured_before(task: str) -> list[dict[str, Any]]:
     """
-    Stock SAC and the agents of release 0.1.0 on HalfCheetah-v5, as ``returns.py`` measured them: on other starts, which make
-    no difference there. Elsewhere they do.
+    Stock SAC and the agents of release 0.1.0 on HalfCheetah-v5, whose starts are all but the same, as ``returns.py`` measured
+    them: on other starts.
     """
-    if task != "HalfCheetah-v5":
-        return []
     path = RESULTS / f"returns_{task}.json"
+    if task != "HalfCheetah-v5" or not path.exists():
+        return []
     labels = {label.replace(" ", "_").replace("-", "_"): label for label in FIXED}
     rows = json.loads(path.read_text())["rows"]
     return [{**row, "run": labels.get(row["run"], row["run"].replace("_", " "))} for row in rows]
@@ -155,11 +155,19 @@ def switching_table(result: dict[str, Any]) -> str:
             cells += [gain(result, USES[list(settings).index(setting)], other) if kind == "dial" else "" for other in RANDOM]
             lines.append(f"| {' | '.join(cells)} |")
     settings, versions = result["settings"], result["versions"]
+    own = {(row["run"], row["seed"]) for row in result["rows"]}
+    imported = sorted(
+        {row["seed"] for rows in by_run(result).values() for row in rows if (row["run"], row["seed"]) not in own}
+    )
+    before = ""
+    if imported:
+        seeds = ", ".join(map(str, imported))
+        before = f"SAC and the shared critic, seeds {seeds}: by `returns.py` with sb3_asym 0.1.0, episodes from seed 0. "
     note = (
         f"{result['task']}, {settings['timesteps']:,} steps, small {settings['small']}, large {settings['large']} units. "
         f"Interquartile mean over the seeds and its 95 % bootstrap interval; a return is the mean of "
         f"{settings['n_eval_episodes']} held-out episodes; returns at a use lie between those that were measured. "
-        f"{rises(result)}"
+        f"{rises(result)}{before}"
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return "\n".join([*lines, "", note])

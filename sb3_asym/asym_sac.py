@@ -123,7 +123,7 @@ class AsymSAC(SAC):
         self.fast_update = fast_update
         self._option_state: OptionState | None = None
         self._dones = np.zeros(0, dtype=bool)
-        self._master_counters: dict[str, float] = {}
+        self._master_counters: dict[str, Any] = {}
         if _init_setup_model:
             self._setup_model()
 

@@ -1,6 +1,7 @@
 """λ learned for a budget: the least under which an agent that acts as deployed keeps to it."""
 
 import math
+import warnings
 from collections import deque
 
 import numpy as np
@@ -32,14 +33,14 @@ class Budget:
     :param share: greatest mean cost per env step, as a share of the most expensive sub-policy's
     :param costs: costs c_ω of the options, and of the choice itself, as such shares, ``(n_options,)``
     :param n_envs: number of envs
-    :raises ValueError: if even the cheapest option costs more
     """
 
     def __init__(self, share: float, costs: np.ndarray, n_envs: int):
         if share < costs.min():
-            raise ValueError(
-                f"A budget of {share:.1%} cannot be kept: the cheapest sub-policy costs {costs.min():.1%} of the largest, "
-                "with the master."
+            warnings.warn(
+                f"A budget of {share:.1%} cannot be kept: the cheapest sub-policy costs {costs.min():.1%} of the largest "
+                "with the master.",
+                stacklevel=2,
             )
         self.share, self.costs = share, costs
         self.as_deployed = self._drawn(n_envs)

@@ -271,7 +271,8 @@ def buffer_without_env(model: Any) -> HerReplayBuffer:
 
 def split(batch: Any, batch_size: int) -> list[Any]:
     """
-    Split a large batch into those of several gradient steps, as views.
+    Deal a large batch out to several gradient steps: each gets rows from all over it, as buffers may have an order, such as
+    relabelled goals behind the others.
 
     :param batch: tuple of tensors, dicts of tensors, or None, each with the same number of rows
     :param batch_size: rows of each part, a divisor of their number
@@ -284,7 +285,7 @@ def split(batch: Any, batch_size: int) -> list[Any]:
             return [None] * n_parts
         if isinstance(values, dict):
             return (dict(zip(values, part, strict=True)) for part in zip(*map(parts, values.values()), strict=True))
-        return values.reshape(n_parts, batch_size, *values.shape[1:]).unbind()
+        return values.reshape(batch_size, n_parts, *values.shape[1:]).transpose(0, 1).contiguous().unbind()
 
     return [batch] if n_parts == 1 else [type(batch)(*part) for part in zip(*map(parts, batch), strict=True)]
 

@@ -123,15 +123,12 @@ def budget_of(cost_coef: CostCoef) -> float | None:
         return None
     kind, _, share = cost_coef.partition("_")
     try:
-        budget = check_budget(float(share))
-    except ValueError:
-        budget = math.nan
-    if kind != "auto" or math.isnan(budget):
+        return check_budget(float(share if kind == "auto" else "nan"))
+    except ValueError as error:
         raise ValueError(
             f"cost_coef (λ) must be a number, a schedule, 'dial', a range for it, or a budget such as 'auto_0.4', which is a "
             f"share of the largest sub-policy's FLOPs above 0 and up to 1; got {cost_coef!r}."
-        )
-    return budget
+        ) from error
 
 
 def check_budget(budget: float) -> float:

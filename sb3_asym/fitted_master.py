@@ -19,8 +19,8 @@ from sb3_asym.update.option_batch import OptionBatch, draw_options
 
 BUDGET_EVERY = 100
 """Steps of all envs after which λ is set anew for a budget."""
-BUDGET_TARGET = "budget.target"
-"""Key of what a budget has learned, among the counters."""
+BUDGET = "budget"
+"""Key of a budget and its target, among the counters."""
 LONGEST_EPISODE = 1000
 """Env steps after which another episode is taken to begin, as some envs have none that ends."""
 
@@ -81,7 +81,7 @@ class FittedMaster(MasterDQN):
         Learn for this λ from now on.
 
         :param cost_coef: λ, or a dial or a budget
-        :raises ValueError: if the networks are for another kind of λ, or no sub-policy keeps to the budget
+        :raises ValueError: if the networks are for another kind of λ
         """
         learned, wanted = self.network.dial, dial_of(cost_coef)
         if wanted is not None and wanted != learned:
@@ -93,7 +93,7 @@ class FittedMaster(MasterDQN):
             self.budget = Budget(share, self.costs + self.choice_cost, self.n_envs)
         self.drawn: Dial | None = None if self.budget is not None else wanted
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
-        self._acting_cost_coefs = None if self.drawn is None else self.drawn.draw(self.n_envs)
+        self._acting_cost_coefs = np.zeros(0) if self.drawn is None else self.drawn.draw(self.n_envs)
         self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
         self._follow_schedule()
 
@@ -136,8 +136,7 @@ class FittedMaster(MasterDQN):
         :param envs: indices of their envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
-        acting = self._acting_cost_coefs
-        cost_coefs = np.array([self.cost_coef]) if acting is None else acting[envs]
+        cost_coefs = np.array([self.cost_coef]) if self.drawn is None else self._acting_cost_coefs[envs]
         column = th.as_tensor(cost_coefs.astype(np.float32), device=self.device).unsqueeze(1)
         return self.network.net_advantages(obs, column).argmax(dim=1).cpu().numpy()
 
@@ -187,7 +186,7 @@ class FittedMaster(MasterDQN):
         self._episode_steps += 1
         ended = dones | (self._episode_steps >= LONGEST_EPISODE)
         self._episode_steps[ended] = 0
-        if self.drawn is not None and self._acting_cost_coefs is not None:
+        if self.drawn is not None:
             self._acting_cost_coefs[ended] = self.drawn.draw(int(ended.sum()))
         if self.budget is not None:
             self.budget.count(ended)
@@ -201,25 +200,24 @@ class FittedMaster(MasterDQN):
         self._n_calls += 1
         self._explore_less()
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> dict[str, Any]:
         """
         As a DQN's, and what a budget has learned.
 
         :return: values by attribute
         """
-        return {**super().counters(), **({} if self.budget is None else {BUDGET_TARGET: self.budget.target})}
+        return {**super().counters(), BUDGET: None if self.budget is None else (self.budget.share, self.budget.target)}
 
-    def restore(self, counters: dict[str, float]) -> None:
+    def restore(self, counters: dict[str, Any]) -> None:
         """
         Go on from saved counters.
 
         :param counters: as ``counters`` gave them
         """
-        counters = dict(counters)
-        target = counters.pop(BUDGET_TARGET, None)
-        if self.budget is not None and target is not None:
+        share, target = counters.get(BUDGET) or (0.0, 0.0)
+        if self.budget is not None and self.budget.share == share:
             self.budget.target = target
-        super().restore(counters)
+        super().restore({name: value for name, value in counters.items() if name != BUDGET})
 
     def _follow_schedule(self) -> None:
         if self._cost_coef_schedule is not None:

@@ -227,7 +227,7 @@ class MasterDQN(DQN):
         # It belongs to this agent's memory: a copy makes its own. A logger has open files.
         return {**self.__dict__, "compiled_update": None, "_logger": None}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> dict[str, Any]:
         """
         Counters that must be saved beside the networks to go on training.
 
@@ -243,7 +243,7 @@ class MasterDQN(DQN):
         )
         return {name: getattr(self, name) for name in names}
 
-    def restore(self, counters: dict[str, float]) -> None:
+    def restore(self, counters: dict[str, Any]) -> None:
         """
         Go on from saved counters.
 

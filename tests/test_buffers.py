@@ -7,9 +7,10 @@ from envs import ChainEnv, GoalChainEnv
 from recorder import GAMMA, GOAL, Recorder
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_asym.buffers import OptionMemory, sample_transitions
+from sb3_asym.buffers import OptionMemory, sample_transitions, split
 from sb3_asym.options import NO_OPTION
 
 
@@ -307,3 +308,18 @@ def test_primitive_transitions_are_those_that_the_buffer_samples(buffer_class, k
         batches.append(sample(64, env=env))
     assert_close = partial(th.testing.assert_close, rtol=0, atol=0)
     th.utils._pytree.tree_map(assert_close, *(tuple(batch) for batch in batches))
+
+
+def test_each_gradient_step_gets_rows_from_all_over_a_large_batch():
+    """Buffers may have an order: relabelled goals lie behind the others, and each robot's rows lie together."""
+    rows = th.arange(24.0).unsqueeze(1)
+    parts = split(DictReplayBufferSamples({"a": rows, "b": -rows}, 2 * rows, {"a": rows + 1}, rows, rows, None), 8)
+    assert sorted(int(row) for part in parts for row in part.rewards) == list(range(24))
+    for part in parts:
+        assert all(2 <= count <= 3 for count in np.bincount((part.rewards.flatten() // 8).long()))
+        assert th.equal(part.observations["a"], part.rewards)
+        assert th.equal(part.observations["b"], -part.rewards)
+        assert th.equal(part.actions, 2 * part.rewards)
+        assert th.equal(part.next_observations["a"], part.rewards + 1)
+        assert part.rewards.is_contiguous()
+        assert part.discounts is None

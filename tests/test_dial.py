@@ -77,7 +77,7 @@ def test_a_budget_that_no_sub_policy_keeps(make_agent):
     least = (agent.master.costs + agent.master.choice_cost).min()
     agent.cost_coef = f"auto_{1.01 * least}"
     agent.learn(10)
-    with pytest.raises(ValueError, match=r"A budget of .* cannot be kept: the cheapest sub-policy costs"):
+    with pytest.warns(UserWarning, match=r"A budget of .* cannot be kept: the cheapest sub-policy costs"):
         make_agent(cost_coef=f"auto_{0.99 * least}", **WIDE)
 
 
@@ -132,6 +132,7 @@ def test_a_learned_cost_coef_goes_on_where_it_was(make_agent, tmp_path):
     loaded = AsymSAC.load(tmp_path / "agent", env=DriftEnv())
     assert loaded.master.cost_coef == before
     assert loaded.master.budget.target == target
+    assert AsymSAC.load(tmp_path / "agent", cost_coef="auto_0.4").master.budget.target == 0.4
     loaded.learn(800, reset_num_timesteps=False)
     assert loaded.master.cost_coef != before
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import rl_zoo3.exp_manager
 from stable_baselines3.common.utils import get_device
 
-from sb3_asym.cost_coef import dial_of
+from sb3_asym.cost_coef import check_budget, dial_of
 from sb3_asym.tune.experiment import SIZES, policy_kwargs_with_sizes, read_hyperparameters, registered_id
 
 
@@ -63,8 +63,8 @@ class TuneSettings:
             raise ValueError(f"λ needs a range of positive numbers such as 0.001 1.0, got {self.cost_coef}.")
         if self.option_length is not None and not 1 <= self.option_length[0] <= self.option_length[1]:
             raise ValueError(f"The option length needs a range of at least 1 such as 1 20, got {self.option_length}.")
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise ValueError(f"The budget is a share of the large sub-policy's FLOPs, in (0, 1], got {self.budget}.")
+        if self.budget is not None:
+            check_budget(self.budget)
         if self.config and self.config.endswith((".yml", ".yaml", ".py")) and not Path(self.config).is_file():
             raise FileNotFoundError(f"There is no file {self.config} with hyperparameters.")
         gym.spec(registered_id(self.env))

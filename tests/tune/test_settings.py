@@ -11,7 +11,7 @@ from sb3_asym.tune.settings import parse_hyperparams
     [
         (dict(cost_coef=(0.0, 1.0)), "λ needs a range of positive numbers"),
         (dict(option_length=(5, 2)), "The option length needs a range"),
-        (dict(budget=1.5), "The budget is a share"),
+        (dict(budget=1.5), "A budget is a share"),
         (dict(n_trials=0), "must be at least 1"),
         (dict(hyperparams=dict(cost_coef=1.0)), "The study searches cost_coef"),
         (dict(hyperparams=dict(cost_coef="dial")), "leaves no λ to search: search the option length or the sizes"),
