@@ -20,7 +20,7 @@ from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import STEPS_AT_ONCE, Batch, OptionMemory, buffer_without_env, sample_transitions, split
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
-from sb3_asym.fitted_master import MASTERS, make_master
+from sb3_asym.fitted_master import check_master_kwargs, make_master
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, select_rows
@@ -104,13 +104,7 @@ class AsymSAC(SAC):
             policy = STOCK_POLICIES.get(policy, policy)
             if not issubclass(policy, AsymSACPolicy):
                 raise ValueError(f"policy must be a name such as 'MlpPolicy' or an AsymSACPolicy, got {policy.__name__}.")
-        known = MASTERS.get(critic, MasterDQN).ARGUMENTS
-        unknown = set(master_kwargs or {}) - set(known)
-        if unknown:
-            hint = " and more with 'shared', where the master is a DQN" if unknown <= set(MasterDQN.ARGUMENTS) else ""
-            raise ValueError(
-                f"master_kwargs takes {', '.join(known)} with critic={critic!r}{hint}; it got {', '.join(sorted(unknown))}."
-            )
+        check_master_kwargs(critic, master_kwargs or {})
         try:
             super().__init__(policy, env, *args, **{**kwargs, "_init_setup_model": False})  # type: ignore[arg-type]
         except AssertionError as error:
@@ -395,19 +389,17 @@ class AsymSAC(SAC):
         present = getattr(self, "replay_buffer", None)  # deleted, maybe, to make room for the one that is loaded
         super().load_replay_buffer(path, truncate_last_traj)
         memory = getattr(self.replay_buffer, "option_memory", None)
-        kwargs = self._memory_kwargs()
         if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
-            memory = OptionMemory(self.replay_buffer, **kwargs)  # type: ignore[arg-type]
+            memory = OptionMemory(self.replay_buffer, **self._memory_kwargs())  # type: ignore[arg-type]
+        n_options = int(memory.options.max()) + 1
         try:
-            n_options = int(memory.options.max()) + 1
             if n_options > len(self.option_names):
                 raise ValueError(f"The memory in {path} is of {n_options} sub-policies, the agent has {self.option_names}.")
             self.master.use_memory(memory)
         except ValueError:
             self.replay_buffer = present
             raise
-        memory.option_length = max(memory.option_length, self.option_length)
-        memory.gamma, memory.costs, memory.recent_steps = kwargs["gamma"], kwargs["costs"], kwargs["recent_steps"]
+        memory.adapt(**self._memory_kwargs())
         self._set_option_memory(memory)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:

@@ -93,6 +93,18 @@ class OptionMemory:
         self._first = self._end = self._n_complete = 0
         self._running = np.zeros(replay_buffer.n_envs, dtype=np.int64)
 
+    def adapt(self, option_length: int, gamma: float, costs: np.ndarray, recent_steps: int | None) -> None:
+        """
+        Go on with other settings. Options that were longer can still be sampled.
+
+        :param option_length: greatest length of an option to come, env steps
+        :param gamma: as where the memory was made
+        :param costs: the same
+        :param recent_steps: the same
+        """
+        self.option_length = max(self.option_length, option_length)
+        self.gamma, self.costs, self.recent_steps = gamma, costs, recent_steps
+
     def add(self, options: np.ndarray, started: np.ndarray, ended: np.ndarray) -> None:
         """
         Store the options of the row of transitions that the replay buffer stores next.

@@ -254,6 +254,23 @@ MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQ
 """The master of each kind of critic."""
 
 
+def check_master_kwargs(critic: str, master_kwargs: dict[str, Any]) -> None:
+    """
+    Refuse arguments that the master of a kind of critic does not take.
+
+    :param critic: kind of critic
+    :param master_kwargs: arguments of the master
+    :raises ValueError: if there is no such argument
+    """
+    known = MASTERS.get(critic, MasterDQN).ARGUMENTS
+    unknown = set(master_kwargs) - set(known)
+    if unknown:
+        hint = " and more with 'shared', where the master is a DQN" if unknown <= set(MasterDQN.ARGUMENTS) else ""
+        raise ValueError(
+            f"master_kwargs takes {', '.join(known)} with critic={critic!r}{hint}; it got {', '.join(sorted(unknown))}."
+        )
+
+
 def make_master(model: Any) -> MasterDQN:
     """
     The master of an agent, which learns with the agent's own settings where ``master_kwargs`` has no others.
