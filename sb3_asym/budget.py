@@ -27,8 +27,8 @@ class Budget:
 
     Noise in the actions leads into states where another option is worth its price, so the cost of an agent that explores is
     not that of the deployed one. λ is the least under which the choices in the latest such episodes cost ``target``: first the
-    budget, then less (or more) the more these episodes cost too much (or too little), as under another λ they would have led
-    into other states.
+    budget, then less where these episodes cost too much, as under another λ they would have led into other states, and more
+    again where they cost too little, up to the budget.
 
     :param share: greatest mean cost per env step, as a share of the most expensive sub-policy's
     :param costs: costs c_ω of the options, and of the choice itself, as such shares, ``(n_options,)``
@@ -60,7 +60,8 @@ class Budget:
         """
         for env in np.flatnonzero(ended & self.as_deployed & (self._n_choices > 0)):
             excess = self._spent[env] / self._n_choices[env] - self.share
-            self.target = float(np.clip(self.target - excess * (TOO_DEAR if excess > 0 else TOO_CHEAP), self.costs.min(), 1.0))
+            correction = excess * (TOO_DEAR if excess > 0 else TOO_CHEAP)
+            self.target = float(np.clip(self.target - correction, min(self.costs.min(), self.share), self.share))
         self._spent[ended] = self._n_choices[ended] = 0
         self.as_deployed = np.where(ended, self._drawn(len(ended)), self.as_deployed)
 
