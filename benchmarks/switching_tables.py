@@ -87,6 +87,13 @@ def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
     return {name: float(np.interp(use, uses, [point[name] for point in curve])) for name in names}
 
 
+def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
+    """What ``set_budget`` picks of a dial's curve, as a share of the large network's FLOPs: it costs that on these episodes."""
+    large = next(point for point in row["comparisons"] if point["name"] == "large alone")["flops_per_inference"]
+    under = sorted((p for p in row["comparisons"] if p["cost_coef"] is not None), key=lambda point: point["cost_coef"])
+    return next(point for point in under if point["flops_per_inference"] <= budget * large)
+
+
 RANDOM = ("random, the dial's actors", "random, generalist actors")
 CURVES = {"dial": "dial", RANDOM[0]: "dial", RANDOM[1]: "generalists"}
 """Ways to switch, each with the run that it was measured in."""
@@ -99,6 +106,8 @@ def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]
     for kind, run in CURVES.items():
         if run in rows:
             found[kind] = {f"{use:.0%}": [at(row, kind, use) for row in rows[run]] for use in USES}
+    if "dial" in rows:
+        found["dial, set_budget(0.4)"][""] = [within(row) for row in rows["dial"]]
     for seeds in zip(*(row["comparisons"] for row in rows.get("dial", [])), strict=True):
         if seeds[0]["name"].endswith("alone"):
             found[f"the dial's {seeds[0]['name']}"][""] = list(seeds)
@@ -176,7 +185,7 @@ def switching_table(result: dict[str, Any]) -> str:
 def switching_picture(result: dict[str, Any], path: Path) -> None:
     """Return against cost, with intervals."""
     axes = Figure(figsize=(8, 5), layout="constrained").subplots()
-    for (kind, settings), marker in zip(points(result).items(), "os^vDPX*<>", strict=False):
+    for (kind, settings), marker in zip(points(result).items(), "os^vDPX*<>phd", strict=False):
         flops = [interval([row["flops_per_inference"] for row in seeds])[0] for seeds in settings.values()]
         returns = np.array([interval([row["mean_reward"] for row in seeds]) for seeds in settings.values()])
         spread = np.abs(returns[:, 1:] - returns[:, :1]).T
