@@ -88,7 +88,7 @@ def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
 
 
 def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
-    """What ``set_budget`` picks of a dial's curve, as a share of the large network's FLOPs: it costs that on these episodes."""
+    """What ``set_budget`` picks of a dial's curve. That it costs no more is so on the episodes that were measured."""
     large = next(point for point in row["comparisons"] if point["name"] == "large alone")["flops_per_inference"]
     under = sorted((p for p in row["comparisons"] if p["cost_coef"] is not None), key=lambda point: point["cost_coef"])
     return next(point for point in under if point["flops_per_inference"] <= budget * large)
