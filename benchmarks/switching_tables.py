@@ -183,9 +183,19 @@ def switching_table(result: dict[str, Any]) -> str:
 
 
 def switching_picture(result: dict[str, Any], path: Path) -> None:
-    """Return against cost, with intervals."""
+    """Return against cost, with intervals. A kind that is far below all others is only named."""
     axes = Figure(figsize=(8, 5), layout="constrained").subplots()
-    for (kind, settings), marker in zip(points(result).items(), "os^vDPX*<>phd", strict=False):
+    kinds = points(result)
+    means = {
+        kind: [interval([row["mean_reward"] for row in seeds])[0] for seeds in settings.values()]
+        for kind, settings in kinds.items()
+    }
+    for kind in FIXED.values():
+        others = [mean for other, values in means.items() if other != kind for mean in values]
+        if kind in kinds and max(means[kind]) < 1.5 * min(others) - 0.5 * max(others):
+            del kinds[kind]
+            axes.plot([], [], " ", label=f"{kind}: {means[kind][0]:,.0f}, below")
+    for (kind, settings), marker in zip(kinds.items(), "os^vDPX*<>phd", strict=False):
         flops = [interval([row["flops_per_inference"] for row in seeds])[0] for seeds in settings.values()]
         returns = np.array([interval([row["mean_reward"] for row in seeds]) for seeds in settings.values()])
         spread = np.abs(returns[:, 1:] - returns[:, :1]).T
