@@ -19,6 +19,7 @@ from sb3_asym.shared_memory import aligned
 INT8 = Scheme.parse("int8")
 N_RANGE_OBSERVATIONS = 1000
 N_FORWARD_OBSERVATIONS = 16
+"""As many run through the networks with each version, where there are many versions."""
 FORGETTING = 0.05
 """Share of the way by which a range of the past shrinks to the present one with each look."""
 LOOK_EVERY = 4
@@ -59,10 +60,11 @@ class Packer:
 
     :param precision: "fp32", "fp16" or "int8"
     :param look_every: versions after which the other layers' ranges are looked at again, which takes a third of the time
+    :param n_forward: number of observations that are run for these ranges
     """
 
-    def __init__(self, precision: str, look_every: int = 1):
-        self.precision, self._look_every, self._n_packed = precision, look_every, 0
+    def __init__(self, precision: str, look_every: int = 1, n_forward: int = N_FORWARD_OBSERVATIONS):
+        self.precision, self._look_every, self._n_forward, self._n_packed = precision, look_every, n_forward, 0
         self._ranges: dict[tuple[str, int], np.ndarray] = {}
 
     def pack(self, agent: DeployableAgent, observations: np.ndarray) -> DeployableAgent:
@@ -88,7 +90,7 @@ class Packer:
     def _int8_network(self, network: Network, x: th.Tensor) -> Network:
         layers: list[Dense] = []
         found = np.stack([x.amin(0).numpy(), x.amax(0).numpy()])
-        x = x[:: -(-len(x) // N_FORWARD_OBSERVATIONS)]
+        x = x[:: -(-len(x) // self._n_forward)]
         looks = self._n_packed % self._look_every == 0
         for index, layer in enumerate(network.layers):
             if index:

@@ -125,7 +125,7 @@ class Courier:
         self.outbox = address.open_outbox(plan.form.spaces)
         self.sender = Sender(self.outbox, robot_link(address.url, address.robot))
         self.gate = Gate()
-        self._packer = Packer(plan.form.precision)
+        self._packer = Packer(plan.form.precision, n_forward=N_RANGE_OBSERVATIONS)  # policies are few
         self._observations: deque[np.ndarray] = deque(maxlen=N_RANGE_OBSERVATIONS)
         self._flushed = self._looked = self._reported = 0.0
         self._retry_at = 0.0
