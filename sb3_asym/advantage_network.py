@@ -20,8 +20,9 @@ class AdvantageNetwork(QNetwork):
     ``A(s, ω; λ) − λ · prices / scale``. So λ is a threshold, and beside it an input, as what comes after the option depends on
     it. Both go into two biases where λ is set, so that what is deployed is a plain network (:meth:`folded`).
 
-    Buffers: ``cost_coef`` is λ, ``prices`` the cost c_ω of holding each option for its mean discounted duration,
-    ``(n_options,)``, and ``scale`` the spread of the advantages, both in the units of the rewards that are learned from.
+    Buffers: ``cost_coef`` is λ, ``budget`` the share of the largest sub-policy's FLOPs for which it is steered from there
+    on, or 0, ``prices`` the cost c_ω of holding each option for its mean discounted duration, ``(n_options,)``, and
+    ``scale`` the spread of the advantages, both in the units of the rewards that are learned from.
 
     :param features_dim: number of features of an observation
     :param dial: range of λ that is learned, or None where λ is no input
@@ -29,6 +30,7 @@ class AdvantageNetwork(QNetwork):
     """
 
     cost_coef: th.Tensor
+    budget: th.Tensor
     scale: th.Tensor
     prices: th.Tensor
 
@@ -36,6 +38,7 @@ class AdvantageNetwork(QNetwork):
         super().__init__(features_dim=features_dim + (dial is not None), **kwargs)
         self.dial = dial
         self.register_buffer("cost_coef", th.tensor(0.0 if dial is None else dial.middle))
+        self.register_buffer("budget", th.tensor(0.0))
         self.register_buffer("scale", th.tensor(1.0))
         self.register_buffer("prices", th.zeros(int(self.action_space.n)))
 
@@ -57,6 +60,18 @@ class AdvantageNetwork(QNetwork):
         :return: ``(batch, n_options)``, in units of ``scale``
         """
         return self.advantages(obs, self.positions(cost_coefs)) - cost_coefs * self.prices / self.scale
+
+    @th.no_grad()
+    def choices(self, obs: PyTorchObs, cost_coefs: np.ndarray) -> np.ndarray:
+        """
+        The best options, each row at its own λ.
+
+        :param obs: preprocessed observations, ``(batch, …)``
+        :param cost_coefs: λ, ``(batch,)`` or ``(1,)``
+        :return: ``(batch,)`` options
+        """
+        column = th.as_tensor(cost_coefs.astype(np.float32), device=self.device).unsqueeze(1)
+        return self.net_advantages(obs, column).argmax(dim=1).cpu().numpy()
 
     def advantages(self, obs: PyTorchObs, positions: th.Tensor) -> th.Tensor:
         """

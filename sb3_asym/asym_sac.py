@@ -22,7 +22,7 @@ from sb3_asym.checks import check_device, check_finite, check_model_file, stop_w
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import check_master_kwargs, make_master
 from sb3_asym.master import MasterDQN
-from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
+from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, SteeredState, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, select_rows
 from sb3_asym.update.choice import choose_update, plain_update
 from sb3_asym.update.compiled import CompiledUpdate
@@ -55,8 +55,8 @@ class AsymSAC(SAC):
     :param cost_coef: λ, a number or a schedule of training progress: the return per env step that the most expensive
         sub-policy must be worth; the others pay in proportion to their FLOPs. Or "dial", or a range ``(low, high)``: one
         master learns for every λ of it (0.001 to 10), and :meth:`set_cost_coef` picks one, which is the geometric mean until
-        then. Or a budget such as "auto_0.4": λ, from 0.001 to 10, is learned so that the agent spends at most 40 % of the
-        FLOPs of its largest sub-policy
+        then. Or a budget such as "auto_0.4": λ, from 0.001 to 10, is steered so that the agent spends 40 % of the FLOPs of its
+        largest sub-policy, or less where even the least λ leads to less; with which λ it begins is learned
     :param critic: "option", one critic that knows the option in force, to which the master is fitted; "shared", one critic of
         the agent that is deployed, with a DQN as master, by default with n-step returns; or "separate", the paper's: each
         sub-policy is a SAC of its own, with a DQN as master
@@ -115,7 +115,7 @@ class AsymSAC(SAC):
         self.critic_kind = critic
         self.master_kwargs = dict(master_kwargs or {})
         self.fast_update = fast_update
-        self._option_state: OptionState | None = None
+        self._option_state: OptionState | SteeredState | None = None
         self._dones = np.zeros(0, dtype=bool)
         self._master_counters: dict[str, Any] = {}
         if _init_setup_model:
@@ -157,7 +157,7 @@ class AsymSAC(SAC):
 
     def set_cost_coef(self, cost_coef: float) -> None:
         """
-        Act under another λ from now on, without training. ``save`` and exports keep it.
+        Act under another λ from now on, without training, and without a budget. ``save`` and exports keep it.
 
         :param cost_coef: λ, return per env step of the most expensive sub-policy
         :raises ValueError: if the agent has no dial, or λ is out of its range
@@ -169,14 +169,16 @@ class AsymSAC(SAC):
 
     def set_budget(self, budget: float) -> None:
         """
-        Act under the least λ that kept to a budget from now on, of those that ``evaluate(model, cost_coef=…)`` measured.
+        Spend a budget from now on. The agent begins with the least λ that kept to it, of those that ``evaluate(model,
+        cost_coef=…)`` measured; from there on, ``predict`` steers λ by what is spent, and returns it with the option state.
+        ``save`` keeps both.
 
-        :param budget: greatest mean cost per env step, as a share of the largest sub-policy's FLOPs
+        :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs
         :raises ValueError: if no curve was measured since the agent learned, all of it costs more, or it is no share
         """
         if not self.cost_curve:
             raise ValueError("The agent's cost was not measured under several λ yet: evaluate(model, cost_coef='dial') does.")
-        self.set_cost_coef(cost_coef_for(budget, self.cost_curve))
+        self.master.set_cost_coef(cost_coef_for(budget, self.cost_curve), budget)  # type: ignore[attr-defined]
 
     @property
     def option_names(self) -> tuple[str, ...]:

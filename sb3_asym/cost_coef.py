@@ -25,6 +25,8 @@ def check_cost_coef(cost_coef: object) -> None:
         raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
+STEERING_RATE = 0.05
+"""Growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget."""
 ROUNDING = 1e-6
 """Relative error of a λ that was kept as float32."""
 
@@ -72,6 +74,18 @@ class Dial:
         :return: λ in the range
         """
         return min(max(cost_coef, self.low), self.high)
+
+    def steer(self, cost_coefs: np.ndarray, excess: np.ndarray, n_steps: int) -> np.ndarray:
+        """
+        λ for the next choices, so that mean costs tend to a budget: dual ascent on log λ, integral control of the cost (Stooke
+        et al. 2020, "Responsive safety in reinforcement learning by PID Lagrangian methods", arXiv 2007.03964).
+
+        :param cost_coefs: λ under which options were chosen, of any shape
+        :param excess: what these cost per env step beyond the budget, as shares of the largest sub-policy's FLOPs
+        :param n_steps: env steps for which they are held
+        :return: λ in the range, of that shape
+        """
+        return np.clip(cost_coefs * np.exp(STEERING_RATE * n_steps * excess), self.low, self.high)
 
     def check(self, cost_coef: float) -> None:
         """

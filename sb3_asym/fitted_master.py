@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -17,10 +16,6 @@ from sb3_asym.master import MasterDQN
 from sb3_asym.options import mean_duration
 from sb3_asym.update.option_batch import OptionBatch, draw_options
 
-BUDGET_EVERY = 100
-"""Steps of all envs after which λ is set anew for a budget."""
-BUDGET = "budget"
-"""Key of a budget and its target, among the counters."""
 LONGEST_EPISODE = 1000
 """Env steps after which another episode is taken to begin, as some envs have none that ends."""
 
@@ -29,14 +24,15 @@ class FittedMaster(MasterDQN):
     """
     A master that takes its values from a critic of options (:mod:`sb3_asym.update.option_batch`) and learns with it.
 
-    With a dial, λ is drawn anew for each transition that is learned from, and for each episode. With a budget, λ is the one
-    that keeps to it in the episodes that are run as deployed (:class:`sb3_asym.budget.Budget`).
+    With a dial, λ is drawn anew for each transition that is learned from, and for each episode. With a budget, it is steered
+    over the episode (:class:`sb3_asym.budget.Budget`).
 
     :param policy: the networks
     :param memory: the option transitions
     :param cost_coef: λ, or a dial or a budget
     :param n_envs: number of envs that are stepped together
-    :param choice_cost: cost of a choice per env step, as a share of the largest sub-policy's
+    :param shares: cost per env step where each option acts, its choice included, as a share of the largest sub-policy's,
+        ``(n_options,)``
     :param kwargs: DQN's own arguments (``ARGUMENTS``), and ``gamma``
     :raises ValueError: if the replay memory has n-step returns, or λ is not of the kind that the networks are for
     """
@@ -48,7 +44,8 @@ class FittedMaster(MasterDQN):
         "exploration_final_eps",
     )
     policy: AdvantagePolicy
-    budget: Budget | None = None
+    budget: Budget | None
+    _acting_cost_coefs: np.ndarray | None
 
     def __init__(
         self,
@@ -56,10 +53,10 @@ class FittedMaster(MasterDQN):
         memory: OptionMemory,
         cost_coef: CostCoef,
         n_envs: int,
-        choice_cost: float = 0.0,
+        shares: np.ndarray,
         **kwargs: Any,
     ):
-        self.network, self.choice_cost = policy.q_net, choice_cost
+        self.network, self.shares = policy.q_net, shares
         self.costs, self.option_length = memory.costs, memory.option_length
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
         self._set_prices(None)
@@ -87,37 +84,46 @@ class FittedMaster(MasterDQN):
         if wanted is not None and wanted != learned:
             raise ValueError(f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {learned}.")
         share = budget_of(cost_coef)
-        if share is None:
-            self.budget = None
-        elif self.budget is None or self.budget.share != share:
-            self.budget = Budget(share, self.costs + self.choice_cost, self.n_envs)
-        self.drawn: Dial | None = None if self.budget is not None else wanted
+        self.budget = self._acting_cost_coefs = None
+        self.drawn: Dial | None = None
+        if share is not None:
+            assert wanted is not None
+            self.budget = Budget(share, self.shares, wanted, self.option_length, self.cost_coef, self.n_envs)
+            self._acting_cost_coefs = self.budget.cost_coefs
+            self.set_cost_coef(self.cost_coef, share)
+        elif wanted is not None:
+            self.drawn = wanted
+            self._acting_cost_coefs = wanted.draw(self.n_envs)
         self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
-        self._acting_cost_coefs = np.zeros(0) if self.drawn is None else self.drawn.draw(self.n_envs)
         self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
         self._follow_schedule()
 
     @property
     def cost_coef(self) -> float:
-        """λ under which the agent is deployed now, return per env step of the most expensive sub-policy."""
+        """
+        λ under which the agent is deployed now, return per env step of the most expensive sub-policy; with a budget, that with
+        which it begins.
+        """
         return self.network.cost_coef.item()
 
-    def set_cost_coef(self, cost_coef: float) -> None:
+    def set_cost_coef(self, cost_coef: float, budget: float | None = None) -> None:
         """
         Deploy under this λ.
 
         :param cost_coef: λ
+        :param budget: share of the largest sub-policy's FLOPs for which λ is steered from there on, or None for a fixed λ
         """
         self.network.cost_coef.fill_(cost_coef)
+        self.network.budget.fill_(budget or 0.0)
 
     @property
     def as_deployed(self) -> np.ndarray:
-        """With a budget, a part of the episodes."""
+        """With a budget, a part of the episodes, from which it learns."""
         return super().as_deployed if self.budget is None else self.budget.as_deployed
 
     def choose(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
-        ε-greedy choice but in the episodes that are run as deployed, by which a budget is measured.
+        ε-greedy choice but in the episodes that are run as deployed; with a budget, λ is steered by it.
 
         :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
         :param envs: indices of these envs, ``(n_obs,)``
@@ -125,20 +131,19 @@ class FittedMaster(MasterDQN):
         """
         options = super().choose(obs, envs)
         if self.budget is not None:
-            self.budget.observe(obs, envs, options)
+            self.budget.spend(envs, options)
         return options
 
     def greedy_options(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
-        The best options at the λ of each episode.
+        The best options at the λ of each env.
 
         :param obs: preprocessed observations, ``(n_obs, …)``
         :param envs: indices of their envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
-        cost_coefs = np.array([self.cost_coef]) if self.drawn is None else self._acting_cost_coefs[envs]
-        column = th.as_tensor(cost_coefs.astype(np.float32), device=self.device).unsqueeze(1)
-        return self.network.net_advantages(obs, column).argmax(dim=1).cpu().numpy()
+        acting = self._acting_cost_coefs
+        return self.network.choices(obs, np.array([self.cost_coef]) if acting is None else acting[envs])
 
     def batch_of(self, batch: Batch, env: VecNormalize | None) -> OptionBatch:  # type: ignore[override]
         """
@@ -186,13 +191,12 @@ class FittedMaster(MasterDQN):
         self._episode_steps += 1
         ended = dones | (self._episode_steps >= LONGEST_EPISODE)
         self._episode_steps[ended] = 0
-        if self.drawn is not None:
-            self._acting_cost_coefs[ended] = self.drawn.draw(int(ended.sum()))
         if self.budget is not None:
-            self.budget.count(ended)
-            if self._n_calls % BUDGET_EVERY == 0:
-                self._meet_budget()
-        if self.drawn is None:
+            self.budget.end_episodes(ended)
+            self.set_cost_coef(self.budget.start, self.budget.share)
+        if self.drawn is not None and self._acting_cost_coefs is not None:
+            self._acting_cost_coefs[ended] = self.drawn.draw(int(ended.sum()))
+        else:
             self.logger.record("train/cost_coef", self.cost_coef)
 
     def _on_step(self) -> None:
@@ -200,36 +204,11 @@ class FittedMaster(MasterDQN):
         self._n_calls += 1
         self._explore_less()
 
-    def counters(self) -> dict[str, Any]:
-        """
-        As a DQN's, and what a budget has learned.
-
-        :return: values by attribute
-        """
-        return {**super().counters(), BUDGET: None if self.budget is None else (self.budget.share, self.budget.target)}
-
-    def restore(self, counters: dict[str, Any]) -> None:
-        """
-        Go on from saved counters.
-
-        :param counters: as ``counters`` gave them
-        """
-        share, target = counters.get(BUDGET) or (0.0, 0.0)
-        if self.budget is not None and self.budget.share == share:
-            self.budget.target = target
-        super().restore({name: value for name, value in counters.items() if name != BUDGET})
-
     def _follow_schedule(self) -> None:
         if self._cost_coef_schedule is not None:
             cost_coef = self._cost_coef_schedule(getattr(self, "_current_progress_remaining", 1.0))
             if self.network.dial is not None:
                 self.network.dial.check(cost_coef)
-            self.set_cost_coef(cost_coef)
-
-    def _meet_budget(self) -> None:
-        assert self.budget is not None
-        cost_coef = self.budget.cost_coef(self.network)
-        if cost_coef is not None:
             self.set_cost_coef(cost_coef)
 
     def _set_prices(self, env: VecNormalize | None) -> None:
@@ -292,5 +271,5 @@ def make_master(model: Any) -> MasterDQN:
         gamma=model.gamma,
     )
     if kind is FittedMaster:
-        arguments["choice_cost"] = policy.master_cost.flops / model.option_length / policy.option_costs[-1].flops
+        arguments["shares"] = policy.cost_shares
     return kind(policy.master, model.option_memory, model.cost_coef, model.n_envs, **{**arguments, **model.master_kwargs})

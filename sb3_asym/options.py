@@ -26,6 +26,20 @@ class OptionState(NamedTuple):
     steps_left: np.ndarray
 
 
+class SteeredState(NamedTuple):
+    """
+    State of the option clock and of what is spent of a budget, with one row per env.
+
+    :param option: as in ``OptionState``
+    :param steps_left: as in ``OptionState``
+    :param cost_coefs: λ for the next choices, ``(n_envs,)``
+    """
+
+    option: np.ndarray
+    steps_left: np.ndarray
+    cost_coefs: np.ndarray
+
+
 def advance_options(
     state: tuple[np.ndarray, ...] | None,
     episode_start: np.ndarray | None,
@@ -50,7 +64,7 @@ def advance_options(
     if state is None:
         option, steps_left = np.full(n_envs, NO_OPTION), np.zeros(n_envs, dtype=np.int64)
     else:
-        option, steps_left = state
+        option, steps_left = state[:2]
         if len(option) != n_envs:
             raise ValueError(
                 f"The option state has {len(option)} rows but there are {n_envs} envs: pass state=None to start over."

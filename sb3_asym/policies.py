@@ -21,9 +21,10 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_asym.advantage_network import AdvantageNetwork, AdvantagePolicy
+from sb3_asym.budget import Account
 from sb3_asym.cost_coef import Dial
 from sb3_asym.costs import actor_cost, mean_action, mean_flops, network_cost
-from sb3_asym.options import OptionState, advance_options, check_option_arguments
+from sb3_asym.options import OptionState, SteeredState, advance_options, check_option_arguments
 from sb3_asym.sub_policies import NetArchs, check_order, parse_critic_net_archs, parse_sub_net_archs
 
 Chooser = Callable[[PyTorchObs, np.ndarray], np.ndarray]
@@ -134,6 +135,9 @@ class AsymSACPolicy(SACPolicy):
         )
         self.option_costs = [actor_cost(actor) for actor in self.actors]
         self.master_cost = network_cost(self.deployed_master())
+        flops = np.array([cost.flops for cost in self.option_costs]) + self.master_cost.flops / self.option_length
+        self.cost_shares = flops / self.option_costs[-1].flops
+        """FLOPs per env step of each option, its choice included, as shares of the largest sub-policy's, ``(n_options,)``."""
         check_order(self.option_names, self.option_costs)
 
     def _make_sub_critic(self, net_arch: list[int], features_extractor: BaseFeaturesExtractor | None) -> ContinuousCritic:
@@ -157,6 +161,12 @@ class AsymSACPolicy(SACPolicy):
         network = self.master.q_net
         assert isinstance(network, AdvantageNetwork)
         return network
+
+    @property
+    def budget(self) -> float | None:
+        """Share of the largest sub-policy's FLOPs for which λ is steered where the agent acts, or None."""
+        network = self.master.q_net
+        return network.budget.item() or None if isinstance(network, AdvantageNetwork) else None
 
     def deployed_master(self) -> QNetwork:
         """
@@ -277,7 +287,7 @@ class AsymSACPolicy(SACPolicy):
         state: tuple[np.ndarray, ...] | None,
         episode_start: np.ndarray | None,
         choose: Chooser | None = None,
-    ) -> OptionState:
+    ) -> OptionState | SteeredState:
         """
         Advance the option clock by one env step, and choose an option wherever a new one is due.
 
@@ -285,16 +295,31 @@ class AsymSACPolicy(SACPolicy):
         :param n_envs: number of envs
         :param state: option state after the last step, or None to start a new option everywhere
         :param episode_start: ``(n_envs,)`` True where an episode starts
-        :param choose: function that chooses the options; by default the master
+        :param choose: function that chooses the options; by default the master, who steers λ where there is a budget
         :return: option state for the coming step
         """
-        pick = choose or self.greedy_options
+        account = None if choose else self._account(state, n_envs)
 
         def choose_due(due: np.ndarray) -> np.ndarray:
             envs = np.flatnonzero(due)
-            return pick(obs if len(envs) == n_envs else select_rows(obs, th.as_tensor(due, device=self.device)), envs)
+            rows = obs if len(envs) == n_envs else select_rows(obs, th.as_tensor(due, device=self.device))
+            if account is None:
+                return (choose or self.greedy_options)(rows, envs)
+            options = self.advantage_network.choices(rows, account.cost_coefs[envs])
+            account.spend(envs, options)
+            return options
 
-        return advance_options(state, episode_start, n_envs, self.option_length, choose_due)
+        clock = advance_options(state, episode_start, n_envs, self.option_length, choose_due)
+        return clock if account is None else SteeredState(*clock, account.cost_coefs)
+
+    def _account(self, state: tuple[np.ndarray, ...] | None, n_envs: int) -> Account | None:
+        """With a budget, what steers λ from that of the state on, over the ends of episodes too."""
+        budget = self.budget
+        if budget is None or self.dial is None:
+            return None
+        is_known = state is not None and len(state) == 3
+        cost_coefs = state[2].copy() if is_known else np.full(n_envs, self.advantage_network.cost_coef.item())
+        return Account(budget, self.cost_shares, self.dial, self.option_length, cost_coefs)
 
     def predict(
         self,
@@ -310,7 +335,8 @@ class AsymSACPolicy(SACPolicy):
         With the state of the last step, options are held; without a state, a new option starts.
 
         :param observation: a single observation, or a batch ``(n_envs, …)``
-        :param state: ``OptionState`` after the last step, ``(option, steps_left)`` with one row per env, or None
+        :param state: ``OptionState`` after the last step, ``(option, steps_left)`` with one row per env, or None;
+            with a budget, ``SteeredState``, ``(option, steps_left, cost_coefs)``
         :param episode_start: ``(n_envs,)`` True where an episode starts, and with it a new option
         :param deterministic: True for mean actions, False for samples; the master's choice is greedy in both cases
         :param choose: function that chooses the options; by default the master

@@ -152,6 +152,8 @@ class DeployedDial:
     :param cost_coef: λ of the master as it is, for which both add nothing
     :param column: what is added in the first layer for each unit of ``rate`` · log λ, ``(n_out,)`` float32
     :param prices: what is subtracted in the last layer for each unit of λ, ``(n_options,)`` float32
+    :param cost_shares: FLOPs per env step where each option acts, its choice included, as shares of the largest sub-policy's,
+        ``(n_options,)`` float32
     """
 
     low: float
@@ -159,6 +161,7 @@ class DeployedDial:
     cost_coef: float
     column: np.ndarray
     prices: np.ndarray
+    cost_shares: np.ndarray
 
     @property
     def rate(self) -> float:

@@ -70,7 +70,8 @@ def _dial(policy: Any) -> DeployedDial | None:
         return None
     network: Any = policy.advantage_network
     column, prices = _array(network.q_net[0].weight[:, -1]).copy(), _array(network.prices / network.scale)
-    return DeployedDial(policy.dial.low, policy.dial.high, network.cost_coef.item(), column, prices)
+    shares = policy.cost_shares.astype(np.float32)
+    return DeployedDial(policy.dial.low, policy.dial.high, network.cost_coef.item(), column, prices, shares)
 
 
 class DeployedNetwork(NamedTuple):

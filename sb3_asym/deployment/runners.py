@@ -31,7 +31,7 @@ class Runner(Protocol):
 
 class ModelRunner:
     """
-    Runner of the model's own, deterministic ``predict``.
+    Runner of the model's own, deterministic ``predict``. λ is not steered for a budget.
 
     :param model: an SB3 model
     :param vec_normalize: normalization of the observations, or None
@@ -40,11 +40,12 @@ class ModelRunner:
 
     def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None, option: int | None = None):
         self.vec_normalize = vec_normalize
-        if option is None:
-            self._predict: Callable[..., Any] = model.predict
-        else:
-            policy: Any = model.policy
+        policy: Any = model.policy
+        self._predict: Callable[..., Any] = model.predict
+        if option is not None:
             self._predict = partial(policy.predict, choose=lambda _, envs: np.full(len(envs), option))
+        elif getattr(policy, "budget", None) is not None:
+            self._predict = partial(policy.predict, choose=policy.greedy_options)
         self.reset()
 
     def reset(self) -> None:

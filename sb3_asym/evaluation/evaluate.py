@@ -112,7 +112,7 @@ def _along_the_dial(
 ) -> list[EvaluationReport]:
     """Reports of an agent under several λ, rising; keeps the curve of its cost."""
     assert model.dial is not None
-    before = model.master.cost_coef
+    cost_coef, budget = model.master.cost_coef, model.policy.budget
     under: dict[float, EvaluationReport] = {}
     try:
         for wanted in cost_coefs:
@@ -120,7 +120,7 @@ def _along_the_dial(
             model.set_cost_coef(value)
             under[value] = replace(measure(f"λ = {value:.3g}"), cost_coef=value)
     finally:
-        model.set_cost_coef(before)
+        model.master.set_cost_coef(cost_coef, budget)  # type: ignore[attr-defined]
     model.cost_curve = [(value, 1 - under[value].flops_reduction, under[value].mean_reward) for value in sorted(under)]
     return [under[value] for value in sorted(under)]
 

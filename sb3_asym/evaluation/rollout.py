@@ -54,7 +54,7 @@ def rollout(
         state, episode_start = None, np.ones(env.num_envs, dtype=bool)
         while True:
             action, state = model.policy.predict(observations, state, episode_start, deterministic, choose)
-            options, steps_left = state  # type: ignore[misc]
+            options, steps_left = state[:2]  # type: ignore[index]
             new_observations, rewards, dones, infos = env.step(action)
             if normalization is not None:
                 rewards = normalization.get_original_reward()

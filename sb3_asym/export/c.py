@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sb3_asym.cost_coef import STEERING_RATE
 from sb3_asym.deployment.activations import ACTIVATIONS, c_float
 from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network
 from sb3_asym.deployment.recording import Recording
@@ -53,7 +54,7 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
     names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": __version__}
-    dial = {part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset")}
+    dial = {part: _dial(agent, part, **names) for part in ("members", "declaration", "definition", "reset")}
     (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent), **dial))
     (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper()), **dial))
     (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
@@ -74,8 +75,9 @@ def _template(name: str) -> str:
     return files("sb3_asym.export").joinpath("templates", name).read_text()
 
 
-def _dial(dial: DeployedDial | None, part: str, **names: str) -> str:
+def _dial(agent: DeployableAgent, part: str, **names: str) -> str:
     """C code for λ, where it can be set: a part of ``templates/dial.c``."""
+    dial = agent.dial
     if dial is None:
         return ""
     parts = dict(re.findall(r"^/\* part: (\w+) \*/\n(.*?)(?=^/\* part|\Z)", _template("dial.c"), re.MULTILINE | re.DOTALL))
@@ -87,6 +89,7 @@ def _dial(dial: DeployedDial | None, part: str, **names: str) -> str:
         high=c_float(dial.high),
         cost_coef=c_float(dial.cost_coef),
         rate=c_float(dial.rate),
+        steering=c_float(STEERING_RATE * agent.option_length),
     )
 
 
@@ -134,7 +137,10 @@ def _source(agent: DeployableAgent, prefix: str) -> dict[str, str | int]:
         data += [array.definition for array in arrays]
         bodies.append(body)
     if agent.dial is not None:
-        data += [CArray("float", f"dial_{name}", getattr(agent.dial, name)).definition for name in ("column", "prices")]
+        data += [
+            CArray("float", f"dial_{name}", getattr(agent.dial, name)).definition
+            for name in ("column", "prices", "cost_shares")
+        ]
     normalize = ""
     x = "obs"
     if agent.normalization:

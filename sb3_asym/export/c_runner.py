@@ -98,15 +98,17 @@ class CRunner:
         loaded = ctypes.CDLL(str(library))
         self._reset, self._step = loaded[f"{prefix}_reset"], loaded[f"{prefix}_step"]
 
-        n_shift = 0 if agent.dial is None else len(agent.dial.column) + len(agent.dial.prices)
-        self._set_cost_coef = None if agent.dial is None else loaded[f"{prefix}_set_cost_coef"]
+        n_dial = 0
+        if agent.dial is not None:
+            n_dial = 1 + len(agent.dial.column) + len(agent.dial.prices)
+            self._set_cost_coef, self._keep_budget = loaded[f"{prefix}_set_cost_coef"], loaded[f"{prefix}_keep_budget"]
 
         class State(ctypes.Structure):
             _fields_ = [
                 ("option", ctypes.c_int),
                 ("steps_left", ctypes.c_int),
                 ("action", ctypes.c_float * agent.action_dim),
-                ("shift", ctypes.c_float * n_shift),
+                ("dial", ctypes.c_float * n_dial),
             ]
 
         self._state, self._action = State(), np.zeros(agent.action_dim, dtype=np.float32)
@@ -118,13 +120,20 @@ class CRunner:
 
     def set_cost_coef(self, cost_coef: float) -> int:
         """
-        Choose under another λ until the next reset.
+        Choose under another λ until the next reset, where the agent has a dial.
 
         :param cost_coef: λ, return per env step of the most expensive sub-policy
         :return: 0, or the code of an error
         """
-        assert self._set_cost_coef is not None, "The agent has no dial."
         return self._set_cost_coef(ctypes.byref(self._state), ctypes.c_float(cost_coef))
+
+    def keep_budget(self, budget: float) -> None:
+        """
+        After a step, steer λ for a budget.
+
+        :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs
+        """
+        self._keep_budget(ctypes.byref(self._state), ctypes.c_float(budget))
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
         """Option in force and action for an observation."""

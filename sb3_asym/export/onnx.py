@@ -363,6 +363,7 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
             "action_high": json.dumps(agent.high.tolist()),
             "precision": json.dumps({network.name: network.precision for network in agent.networks}),
             "cost_coef": json.dumps(None if agent.dial is None else [agent.dial.low, agent.dial.high]),
+            "cost_shares": json.dumps(None if agent.dial is None else agent.dial.cost_shares.tolist()),
             "versions": json.dumps(versions()),
         },
     )

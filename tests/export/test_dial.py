@@ -76,6 +76,32 @@ def test_a_reset_brings_back_what_was_exported(tmp_path):
     assert [driver.set_cost_coef(value) for value in (0.09, 10.1, float("nan"), -1.0)] == [-3] * 4
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_budget_is_kept_as_the_model_keeps_it(kind, tmp_path):
+    """In C by its own function, in ONNX by the input of λ."""
+    model, agent, recording = made("dial")
+    write, runner = FORMATS[kind]
+    write(agent, recording, tmp_path)
+    driver, state, budget = runner(agent, tmp_path), None, 0.5
+    model.master.set_cost_coef(model.master.cost_coef, budget)
+    driver.reset()
+    options = []
+    cost_coef = agent.dial.cost_coef
+    for step, observation in enumerate(np.resize(recording.observations, (600, agent.obs_dim))):
+        _, state = model.predict(observation, state, deterministic=True)
+        options.append(driver.step(observation)[0])
+        assert options[-1] == state.option[0]
+        if kind == "c":
+            driver.keep_budget(budget)
+        elif step % agent.option_length == 0:
+            excess = agent.dial.cost_shares[options[-1]] - budget
+            cost_coef = float(
+                np.clip(cost_coef * np.exp(0.05 * agent.option_length * excess), agent.dial.low, agent.dial.high)
+            )
+            driver.set_cost_coef(cost_coef)
+    assert set(options) == {0, 1}
+
+
 def test_the_master_alone(tmp_path):
     model, agent, recording = made("dial")
     write_onnx(agent, tmp_path)
