@@ -317,8 +317,10 @@ class AsymSACPolicy(SACPolicy):
         budget = self.budget
         if budget is None or self.dial is None:
             return None
-        is_known = state is not None and len(state) == 3
-        cost_coefs = state[2].copy() if is_known else np.full(n_envs, self.advantage_network.cost_coef.item())
+        if state is not None and len(state) == 3:
+            cost_coefs = state[2].copy()
+        else:
+            cost_coefs = np.full(n_envs, self.advantage_network.cost_coef.item())
         return Account(budget, self.cost_shares, self.dial, self.option_length, cost_coefs)
 
     def predict(
