@@ -25,7 +25,7 @@ def check_cost_coef(cost_coef: object) -> None:
         raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
-STEERING_RATE = 0.05
+STEERING_RATE = 0.1
 """Growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget."""
 ROUNDING = 1e-6
 """Relative error of a λ that was kept as float32."""

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
 from sb3_asym import AsymSAC
-from sb3_asym.cost_coef import cost_coef_for
+from sb3_asym.cost_coef import STEERING_RATE, cost_coef_for
 from sb3_asym.deployment import deployable
 from sb3_asym.evaluation import evaluate, n_evaluations
 from sb3_asym.evaluation.plotting import switching
@@ -185,7 +185,7 @@ def test_a_budget_is_kept_at_run_time(undecided):
     np.testing.assert_allclose(shares, 0.4, atol=0.01)
     # Each env has its own account, over the ends of episodes too; without a state, a new one begins.
     small = undecided.policy.cost_shares[0]
-    less = np.exp(0.05 * undecided.option_length * (small - 0.4))
+    less = np.exp(STEERING_RATE * undecided.option_length * (small - 0.4))
     known = state._replace(steps_left=np.array([2, 0]), cost_coefs=np.array([3.0, 4.0]))
     _, state = undecided.predict(obs, known, episode_start=np.array([True, False]))
     assert state.cost_coefs == pytest.approx([3.0 * less, 4.0 * less])

@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from export_cases import made
 
+from sb3_asym.cost_coef import STEERING_RATE
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import replay
 from sb3_asym.deployment.runners import ReferenceRunner
@@ -96,7 +97,7 @@ def test_a_budget_is_kept_as_the_model_keeps_it(kind, tmp_path):
         elif step % agent.option_length == 0:
             excess = agent.dial.cost_shares[options[-1]] - budget
             cost_coef = float(
-                np.clip(cost_coef * np.exp(0.05 * agent.option_length * excess), agent.dial.low, agent.dial.high)
+                np.clip(cost_coef * np.exp(STEERING_RATE * agent.option_length * excess), agent.dial.low, agent.dial.high)
             )
             driver.set_cost_coef(cost_coef)
     assert set(options) == {0, 1}
