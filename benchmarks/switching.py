@@ -19,6 +19,7 @@ from switching_tables import RESULTS, measured_before
 from training_jobs import go_on, parse_arguments
 
 from sb3_asym import AsymSAC, evaluate
+from sb3_asym.cost_coef import DEFAULT_DIAL
 from sb3_asym.costs import actor_cost
 from sb3_asym.evaluation.rollout import rollout
 
@@ -77,7 +78,8 @@ def measure(task: str, run: str, model: SAC) -> dict[str, Any]:
     if not isinstance(model, AsymSAC):
         rewards, _ = evaluate_policy(model, env, N_EVAL_EPISODES, return_episode_rewards=True)
         return {"mean_reward": float(np.mean(rewards)), "flops_per_inference": actor_cost(model.actor).flops}
-    cost_coef = "dial" if run == "dial" else ()
+    # A budget cannot be spent where even the least λ leads to less.
+    cost_coef: Any = {"dial": "dial", "auto_0.4": DEFAULT_DIAL.low}.get(run, ())
     report = evaluate(model, env, N_EVAL_EPISODES, seed=HELD_OUT, cost_coef=cost_coef).to_dict()
     own = {"cost_coef": model.master.cost_coef, "budget_share": 1 - report["flops_reduction"]}
     if run == "generalists":
