@@ -88,7 +88,7 @@ def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
 
 
 def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
-    """What ``set_budget`` picks of a dial's curve. That it costs no more is so on the episodes that were measured."""
+    """The λ that ``set_budget`` begins with, of a dial's curve, but fixed."""
     large = next(point for point in row["comparisons"] if point["name"] == "large alone")["flops_per_inference"]
     under = sorted((p for p in row["comparisons"] if p["cost_coef"] is not None), key=lambda point: point["cost_coef"])
     return next(point for point in under if point["flops_per_inference"] <= budget * large)
@@ -107,7 +107,7 @@ def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]
         if run in rows:
             found[kind] = {f"{use:.0%}": [at(row, kind, use) for row in rows[run]] for use in USES}
     if "dial" in rows:
-        found["dial, set_budget(0.4)"][""] = [within(row) for row in rows["dial"]]
+        found["dial, least λ within 40 %"][""] = [within(row) for row in rows["dial"]]
     for seeds in zip(*(row["comparisons"] for row in rows.get("dial", [])), strict=True):
         if seeds[0]["name"].endswith("alone"):
             found[f"the dial's {seeds[0]['name']}"][""] = list(seeds)

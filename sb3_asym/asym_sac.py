@@ -22,7 +22,7 @@ from sb3_asym.checks import check_device, check_finite, check_model_file, stop_w
 from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
 from sb3_asym.fitted_master import check_master_kwargs, make_master
 from sb3_asym.master import MasterDQN
-from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, SteeredState, check_option_arguments
+from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, select_rows
 from sb3_asym.update.choice import choose_update, plain_update
 from sb3_asym.update.compiled import CompiledUpdate
@@ -115,7 +115,7 @@ class AsymSAC(SAC):
         self.critic_kind = critic
         self.master_kwargs = dict(master_kwargs or {})
         self.fast_update = fast_update
-        self._option_state: OptionState | SteeredState | None = None
+        self._option_state: OptionState | None = None
         self._dones = np.zeros(0, dtype=bool)
         self._master_counters: dict[str, Any] = {}
         if _init_setup_model:
@@ -157,7 +157,8 @@ class AsymSAC(SAC):
 
     def set_cost_coef(self, cost_coef: float) -> None:
         """
-        Act under another λ from now on, without training, and without a budget. ``save`` and exports keep it.
+        Act under another λ from now on, without training, and without a budget until the agent learns on for one. ``save`` and
+        exports keep it.
 
         :param cost_coef: λ, return per env step of the most expensive sub-policy
         :raises ValueError: if the agent has no dial, or λ is out of its range
@@ -378,6 +379,8 @@ class AsymSAC(SAC):
         check_model_file(path, AsymSACPolicy, "AsymSAC", custom_objects)
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if "cost_coef" in kwargs:
+            if model.policy.budget is not None:
+                model.set_cost_coef(model.master.cost_coef)  # that budget was another cost_coef's
             model.master.use_cost_coef(kwargs["cost_coef"])
         return model
 

@@ -1,4 +1,4 @@
-"""λ, the weight of the cost in the master's reward: a number, a schedule, a dial over a range, or learned for a budget."""
+"""λ, the weight of the cost in the master's reward: a number, a schedule, a dial over a range, or steered for a budget."""
 
 import math
 from collections.abc import Sequence
@@ -25,10 +25,18 @@ def check_cost_coef(cost_coef: object) -> None:
         raise ValueError(f"cost_coef (λ) must be a number or a schedule, finite and at least 0, got {cost_coef!r}.")
 
 
-STEERING_RATE = 0.1
-"""Growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget."""
 ROUNDING = 1e-6
 """Relative error of a λ that was kept as float32."""
+
+
+def steering_rate(option_length: int) -> float:
+    """
+    How fast λ is steered for a budget.
+
+    :param option_length: env steps for which options are held
+    :return: growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget
+    """
+    return min(0.1, 1 / option_length)
 
 
 @dataclass(frozen=True)
@@ -75,17 +83,17 @@ class Dial:
         """
         return min(max(cost_coef, self.low), self.high)
 
-    def steer(self, cost_coefs: np.ndarray, excess: np.ndarray, n_steps: int) -> np.ndarray:
+    def steer(self, cost_coefs: np.ndarray, excess: np.ndarray, option_length: int) -> np.ndarray:
         """
-        λ for the next choices, so that mean costs tend to a budget: dual ascent on log λ, integral control of the cost (Stooke
-        et al. 2020, "Responsive safety in reinforcement learning by PID Lagrangian methods", arXiv 2007.03964).
+        λ after an env step, so that mean costs tend to a budget: dual ascent on log λ, integral control of the cost (Stooke et
+        al. 2020, "Responsive safety in reinforcement learning by PID Lagrangian methods", arXiv 2007.03964).
 
-        :param cost_coefs: λ under which options were chosen, of any shape
-        :param excess: what these cost per env step beyond the budget, as shares of the largest sub-policy's FLOPs
-        :param n_steps: env steps for which they are held
+        :param cost_coefs: λ before, of any shape
+        :param excess: what the step costs beyond the budget, as a share of the largest sub-policy's FLOPs, of that shape
+        :param option_length: env steps for which options are held
         :return: λ in the range, of that shape
         """
-        return np.clip(cost_coefs * np.exp(STEERING_RATE * n_steps * excess), self.low, self.high)
+        return np.clip(cost_coefs * np.exp(steering_rate(option_length) * excess), self.low, self.high)
 
     def check(self, cost_coef: float) -> None:
         """
@@ -127,10 +135,10 @@ def dial_of(cost_coef: CostCoef) -> Dial | None:
 
 def budget_of(cost_coef: CostCoef) -> float | None:
     """
-    The budget for which λ is learned.
+    The budget for which λ is steered.
 
     :param cost_coef: λ as the user gives it
-    :return: greatest mean cost, as a share of the most expensive sub-policy's, or None where it is no budget
+    :return: mean cost, as a share of the most expensive sub-policy's, or None where it is no budget
     :raises ValueError: if it is a string that is neither a budget nor "dial"
     """
     if not isinstance(cost_coef, str) or cost_coef == "dial":
@@ -149,7 +157,7 @@ def check_budget(budget: float) -> float:
     """
     Refuse what is no share of a cost.
 
-    :param budget: greatest mean cost, as a share of the largest sub-policy's
+    :param budget: mean cost, as a share of the largest sub-policy's
     :return: the same
     :raises ValueError: if it is out of (0, 1]
     """

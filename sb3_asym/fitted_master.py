@@ -1,5 +1,6 @@
 """The master that is fitted to a critic of options, for one λ or for a whole range of them."""
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,11 +10,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_asym.advantage_network import AdvantagePolicy
-from sb3_asym.budget import Budget
+from sb3_asym.budget import ActingCostCoefs, Budget, DrawnCostCoefs
 from sb3_asym.buffers import Batch, OptionMemory, scaled_costs
-from sb3_asym.cost_coef import CostCoef, CostCoefSchedule, Dial, budget_of, dial_of
+from sb3_asym.cost_coef import ROUNDING, CostCoef, CostCoefSchedule, budget_of, dial_of
 from sb3_asym.master import MasterDQN
-from sb3_asym.options import mean_duration
+from sb3_asym.options import NO_OPTION, mean_duration
 from sb3_asym.update.option_batch import OptionBatch, draw_options
 
 LONGEST_EPISODE = 1000
@@ -44,8 +45,8 @@ class FittedMaster(MasterDQN):
         "exploration_final_eps",
     )
     policy: AdvantagePolicy
-    budget: Budget | None
-    _acting_cost_coefs: np.ndarray | None
+    acting: ActingCostCoefs | None = None
+    """λ over the episodes of training, where it is no number."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class FittedMaster(MasterDQN):
     ):
         self.network, self.shares = policy.q_net, shares
         self.costs, self.option_length = memory.costs, memory.option_length
+        self._options, self._episode_steps = np.full(n_envs, NO_OPTION), np.zeros(n_envs, dtype=np.int64)
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
         self._set_prices(None)
 
@@ -83,20 +85,25 @@ class FittedMaster(MasterDQN):
         learned, wanted = self.network.dial, dial_of(cost_coef)
         if wanted is not None and wanted != learned:
             raise ValueError(f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {learned}.")
-        share = budget_of(cost_coef)
-        self.budget = self._acting_cost_coefs = None
-        self.drawn: Dial | None = None
-        if share is not None:
-            assert wanted is not None
-            self.budget = Budget(share, self.shares, wanted, self.option_length, self.cost_coef, self.n_envs)
-            self._acting_cost_coefs = self.budget.cost_coefs
-            self.set_cost_coef(self.cost_coef, share)
-        elif wanted is not None:
-            self.drawn = wanted
-            self._acting_cost_coefs = wanted.draw(self.n_envs)
-        self._episode_steps = np.zeros(self.n_envs, dtype=np.int64)
+        if wanted is None:
+            self.acting = None
+        elif (share := budget_of(cost_coef)) is not None:
+            if not self._is_learned(share):
+                self.acting = Budget(wanted, self.n_envs, share, self.shares, self.option_length, self.cost_coef)
+                self.set_cost_coef(self.cost_coef, share)
+        elif not isinstance(self.acting, DrawnCostCoefs):
+            if self.acting is not None:
+                self.set_cost_coef(self.cost_coef)  # without the budget
+            self.acting = DrawnCostCoefs(wanted, self.n_envs)
         self._cost_coef_schedule = None if wanted is not None else CostCoefSchedule(cost_coef)  # type: ignore[assignment]
         self._follow_schedule()
+
+    def _is_learned(self, share: float) -> bool:
+        """Whether this budget is learned already, from the λ on that the agent has."""
+        known = self.acting
+        return (
+            isinstance(known, Budget) and known.share == share and math.isclose(known.start, self.cost_coef, rel_tol=ROUNDING)
+        )
 
     @property
     def cost_coef(self) -> float:
@@ -119,19 +126,18 @@ class FittedMaster(MasterDQN):
     @property
     def as_deployed(self) -> np.ndarray:
         """With a budget, a part of the episodes, from which it learns."""
-        return super().as_deployed if self.budget is None else self.budget.as_deployed
+        return super().as_deployed if self.acting is None else self.acting.as_deployed
 
     def choose(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
-        ε-greedy choice but in the episodes that are run as deployed; with a budget, λ is steered by it.
+        ε-greedy choice but in the episodes that are run as deployed.
 
         :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
         :param envs: indices of these envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
         options = super().choose(obs, envs)
-        if self.budget is not None:
-            self.budget.spend(envs, options)
+        self._options[envs] = options
         return options
 
     def greedy_options(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
@@ -142,8 +148,8 @@ class FittedMaster(MasterDQN):
         :param envs: indices of their envs, ``(n_obs,)``
         :return: ``(n_obs,)`` options
         """
-        acting = self._acting_cost_coefs
-        return self.network.choices(obs, np.array([self.cost_coef]) if acting is None else acting[envs])
+        cost_coefs = np.array([self.cost_coef]) if self.acting is None else self.acting.cost_coefs[envs]
+        return self.network.choices(obs, cost_coefs)
 
     def batch_of(self, batch: Batch, env: VecNormalize | None) -> OptionBatch:  # type: ignore[override]
         """
@@ -191,12 +197,14 @@ class FittedMaster(MasterDQN):
         self._episode_steps += 1
         ended = dones | (self._episode_steps >= LONGEST_EPISODE)
         self._episode_steps[ended] = 0
-        if self.budget is not None:
-            self.budget.end_episodes(ended)
-            self.set_cost_coef(self.budget.start, self.budget.share)
-        if self.drawn is not None and self._acting_cost_coefs is not None:
-            self._acting_cost_coefs[ended] = self.drawn.draw(int(ended.sum()))
-        else:
+        if self.acting is not None:
+            self.acting.spend(self._options)
+            if ended.any():
+                self.acting.end_episodes(ended)
+            self._options[dones] = NO_OPTION
+        if isinstance(self.acting, Budget):
+            self.set_cost_coef(self.acting.start, self.acting.share)
+        if not isinstance(self.acting, DrawnCostCoefs):
             self.logger.record("train/cost_coef", self.cost_coef)
 
     def _on_step(self) -> None:

@@ -21,7 +21,6 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_asym.advantage_network import AdvantageNetwork, AdvantagePolicy
-from sb3_asym.budget import Account
 from sb3_asym.cost_coef import Dial
 from sb3_asym.costs import actor_cost, mean_action, mean_flops, network_cost
 from sb3_asym.options import OptionState, SteeredState, advance_options, check_option_arguments
@@ -165,8 +164,7 @@ class AsymSACPolicy(SACPolicy):
     @property
     def budget(self) -> float | None:
         """Share of the largest sub-policy's FLOPs for which λ is steered where the agent acts, or None."""
-        network = self.master.q_net
-        return network.budget.item() or None if isinstance(network, AdvantageNetwork) else None
+        return None if self.dial is None else self.advantage_network.budget.item() or None
 
     def deployed_master(self) -> QNetwork:
         """
@@ -287,7 +285,7 @@ class AsymSACPolicy(SACPolicy):
         state: tuple[np.ndarray, ...] | None,
         episode_start: np.ndarray | None,
         choose: Chooser | None = None,
-    ) -> OptionState | SteeredState:
+    ) -> OptionState:
         """
         Advance the option clock by one env step, and choose an option wherever a new one is due.
 
@@ -295,33 +293,33 @@ class AsymSACPolicy(SACPolicy):
         :param n_envs: number of envs
         :param state: option state after the last step, or None to start a new option everywhere
         :param episode_start: ``(n_envs,)`` True where an episode starts
-        :param choose: function that chooses the options; by default the master, who steers λ where there is a budget
+        :param choose: function that chooses the options; by default the master
         :return: option state for the coming step
         """
-        account = None if choose else self._account(state, n_envs)
+        pick = choose or self.greedy_options
 
         def choose_due(due: np.ndarray) -> np.ndarray:
             envs = np.flatnonzero(due)
-            rows = obs if len(envs) == n_envs else select_rows(obs, th.as_tensor(due, device=self.device))
-            if account is None:
-                return (choose or self.greedy_options)(rows, envs)
-            options = self.advantage_network.choices(rows, account.cost_coefs[envs])
-            account.spend(envs, options)
-            return options
+            return pick(obs if len(envs) == n_envs else select_rows(obs, th.as_tensor(due, device=self.device)), envs)
 
-        clock = advance_options(state, episode_start, n_envs, self.option_length, choose_due)
-        return clock if account is None else SteeredState(*clock, account.cost_coefs)
+        return advance_options(state, episode_start, n_envs, self.option_length, choose_due)
 
-    def _account(self, state: tuple[np.ndarray, ...] | None, n_envs: int) -> Account | None:
-        """With a budget, what steers λ from that of the state on, over the ends of episodes too."""
-        budget = self.budget
-        if budget is None or self.dial is None:
-            return None
-        if state is not None and len(state) == 3:
-            cost_coefs = state[2].copy()
-        else:
-            cost_coefs = np.full(n_envs, self.advantage_network.cost_coef.item())
-        return Account(budget, self.cost_shares, self.dial, self.option_length, cost_coefs)
+    def _advance_within(
+        self,
+        budget: float,
+        obs: PyTorchObs,
+        n_envs: int,
+        state: tuple[np.ndarray, ...] | None,
+        episode_start: np.ndarray | None,
+    ) -> SteeredState:
+        """Advance the option clock, with choices under a λ of each env's own, steered by what it spends."""
+        network = self.advantage_network
+        assert network.dial is not None
+        known = state is not None and len(state) == 3
+        cost_coefs = state[2] if known else np.full(n_envs, network.cost_coef.item())  # type: ignore[index]
+        clock = self.advance(obs, n_envs, state, episode_start, lambda rows, envs: network.choices(rows, cost_coefs[envs]))
+        excess = self.cost_shares[clock.option] - budget
+        return SteeredState(*clock, network.dial.steer(cost_coefs, excess, self.option_length))
 
     def predict(
         self,
@@ -351,7 +349,12 @@ class AsymSACPolicy(SACPolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         n_envs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         with th.no_grad():
-            new_state = self.advance(obs, n_envs, state, episode_start, choose)
+            budget = None if choose else self.budget
+            new_state: OptionState | SteeredState
+            if budget is None:
+                new_state = self.advance(obs, n_envs, state, episode_start, choose)
+            else:
+                new_state = self._advance_within(budget, obs, n_envs, state, episode_start)
             actions = self.actions(obs, new_state.option, deterministic)
         unscaled = self.unscale_action(actions.cpu().numpy().reshape(-1, *self.action_space.shape))  # type: ignore[misc]
         return (unscaled if vectorized else unscaled.squeeze(axis=0)), new_state

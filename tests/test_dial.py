@@ -1,4 +1,4 @@
-"""One master for every λ of a range, and λ learned for a budget."""
+"""One master for every λ of a range, and λ steered for a budget."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
 from sb3_asym import AsymSAC
-from sb3_asym.cost_coef import STEERING_RATE, cost_coef_for
+from sb3_asym.budget import Budget
+from sb3_asym.cost_coef import Dial, cost_coef_for
 from sb3_asym.deployment import deployable
 from sb3_asym.evaluation import evaluate, n_evaluations
 from sb3_asym.evaluation.plotting import switching
@@ -20,6 +21,12 @@ WORTH = 5.9 / 0.75
 
 WIDE = dict(policy_kwargs=dict(sub_net_archs=dict(small=[4], large=[64]), master_net_arch=[8]))
 """Sub-policies of which the small one and the master keep to a budget."""
+
+
+class EndlessEnv(DriftEnv):
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
 
 
 def test_one_agent_for_every_cost_coef(make_agent):
@@ -78,7 +85,7 @@ def test_a_budget_is_learned_as_deployed(make_agent):
     choose = agent.master.choose
 
     def remember(obs, envs):
-        before.append(agent.master.budget.cost_coefs.copy())
+        before.append(agent.master.acting.cost_coefs.copy())
         return choose(obs, envs)
 
     agent.master.choose = remember
@@ -151,7 +158,7 @@ def test_a_learned_cost_coef_goes_on_where_it_was(make_agent, tmp_path):
     begun = []
 
     def look(*_):
-        begun.append(loaded.master.budget.start)
+        begun.append(loaded.master.acting.start)
         return len(begun) < 800
 
     loaded.learn(800, reset_num_timesteps=False, callback=look)
@@ -185,13 +192,66 @@ def test_a_budget_is_kept_at_run_time(undecided):
     np.testing.assert_allclose(shares, 0.4, atol=0.01)
     # Each env has its own account, over the ends of episodes too; without a state, a new one begins.
     small = undecided.policy.cost_shares[0]
-    less = np.exp(STEERING_RATE * undecided.option_length * (small - 0.4))
+    less = np.exp(0.1 * (small - 0.4))
     known = state._replace(steps_left=np.array([2, 0]), cost_coefs=np.array([3.0, 4.0]))
     _, state = undecided.predict(obs, known, episode_start=np.array([True, False]))
     assert state.cost_coefs == pytest.approx([3.0 * less, 4.0 * less])
     assert known.cost_coefs.tolist() == [3.0, 4.0]
     _, state = undecided.predict(obs[0])
     assert state.cost_coefs == pytest.approx([2.0 * less])
+
+
+@pytest.mark.parametrize("option_length", [1, 5, 200])
+def test_steering_suits_the_length_of_options(option_length):
+    """Use is 0 or 1 in an option; were steps too long, λ would be clipped at one end of its range, and the mean missed."""
+    dial, cost_coefs, shares = Dial(0.001, 10.0), np.array([0.1, 3.0, 9.0]), []
+    for step in range(400 * option_length):
+        if step % option_length == 0:
+            used = (cost_coefs < 3.0).astype(float)
+        shares.append(used)
+        cost_coefs = dial.steer(cost_coefs, used - 0.4, option_length)
+    np.testing.assert_allclose(np.mean(shares[len(shares) // 4 :], axis=0), 0.4, atol=0.02)
+
+
+def test_where_a_budget_begins():
+    budget = Budget(Dial(0.001, 10.0), 2, share=0.5, costs=np.array([0.1, 1.1]), option_length=5, start=1.0)
+    budget.as_deployed[:] = True, False
+    budget.spend(np.array([1, 0]))
+    np.testing.assert_allclose(budget.cost_coefs, np.exp([0.06, -0.04]))
+    budget.spend(np.array([-1, -1]))  # in the warm-up
+    np.testing.assert_allclose(budget.cost_coefs, np.exp([0.06, -0.04]))
+    budget.end_episodes(np.array([False, True]))
+    assert (budget.start, budget.cost_coefs[1]) == (1.0, 1.0)  # what explores is not learned from
+    budget.as_deployed[1] = False
+    budget.end_episodes(np.array([True, False]))
+    assert budget.start == pytest.approx(np.exp(0.2 * 0.06))
+    assert budget.cost_coefs[0] == pytest.approx(np.exp(0.06) if budget.as_deployed[0] else budget.start)
+    np.testing.assert_allclose(budget.cost_coefs[1], 1.0)
+
+
+def test_a_budget_goes_on_with_the_next_call_of_learn(make_agent):
+    agent = make_agent(EndlessEnv(), cost_coef="auto_0.3", **WIDE)
+    for _ in range(5):
+        agent.learn(100, reset_num_timesteps=False)
+    budget = agent.master.acting
+    assert budget.cost_coefs[0] != budget.start
+    agent.learn(700, reset_num_timesteps=False)
+    assert agent.master.acting is budget
+    assert not budget.as_deployed[0] or agent.master.cost_coef != pytest.approx(agent.dial.middle)
+
+
+def test_a_dial_may_follow_a_budget(make_agent, tmp_path):
+    agent = make_agent(cost_coef="auto_0.3", **WIDE).learn(100)
+    agent.save(tmp_path / "agent")
+    assert AsymSAC.load(tmp_path / "agent", cost_coef="dial").policy.budget is None
+    assert AsymSAC.load(tmp_path / "agent", cost_coef="auto_0.5").policy.budget == 0.5
+    agent.cost_coef = "dial"
+    agent.learn(100, reset_num_timesteps=False)
+    assert agent.policy.budget is None
+    agent.cost_curve = [(0.5, 0.2, 0.0)]
+    agent.set_budget(0.3)
+    agent.learn(100, reset_num_timesteps=False)  # which deploys what was set
+    assert agent.policy.budget == pytest.approx(0.3)
 
 
 def test_a_budget_is_saved_and_given_up(undecided, tmp_path):
@@ -206,19 +266,13 @@ def test_a_budget_is_saved_and_given_up(undecided, tmp_path):
     assert len(loaded.predict(np.zeros(loaded.observation_space.shape, np.float32))[1]) == 2
 
 
-class EndlessEnv(DriftEnv):
-    def step(self, action):
-        observation, reward, _, _, info = super().step(action)
-        return observation, reward, False, False, info
-
-
 def test_each_episode_has_a_cost_coef_of_its_own(make_agent):
     """In each env apart; an episode without an end is taken to end after 1,000 steps."""
     agent = make_agent(DummyVecEnv([DriftEnv, EndlessEnv]), cost_coef="dial")
     acting, dones = [], []
 
     def look(known, _):
-        acting.append(agent.master._acting_cost_coefs.copy())
+        acting.append(agent.master.acting.cost_coefs.copy())
         dones.append(known["dones"].copy())
         return True
 
@@ -230,7 +284,7 @@ def test_each_episode_has_a_cost_coef_of_its_own(make_agent):
     with th.no_grad():
         last.weight.zero_()
         last.bias.copy_(th.tensor([-0.1, 0.1]))
-    agent.master._acting_cost_coefs[:] = 0.001, 10.0
+    agent.master.acting.cost_coefs = np.array([0.001, 10.0])
     obs = th.zeros(2, *agent.observation_space.shape)
     with th.no_grad():
         assert agent.master.greedy_options(obs, np.array([0, 1])).tolist() == [1, 0]

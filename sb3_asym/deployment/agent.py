@@ -154,6 +154,8 @@ class DeployedDial:
     :param prices: what is subtracted in the last layer for each unit of λ, ``(n_options,)`` float32
     :param cost_shares: FLOPs per env step where each option acts, its choice included, as shares of the largest sub-policy's,
         ``(n_options,)`` float32
+    :param budget: such a share for which λ is steered, or 0
+    :param steering_rate: growth of log λ in an env step that costs a whole share beyond the budget
     """
 
     low: float
@@ -162,6 +164,8 @@ class DeployedDial:
     column: np.ndarray
     prices: np.ndarray
     cost_shares: np.ndarray
+    budget: float
+    steering_rate: float
 
     @property
     def rate(self) -> float:

@@ -18,6 +18,7 @@ from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
+from sb3_asym.cost_coef import steering_rate
 from sb3_asym.deployment.activations import ACTIVATIONS
 from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network, Normalization, ObservationPart
 from sb3_asym.policies import AsymSACPolicy
@@ -69,9 +70,16 @@ def _dial(policy: Any) -> DeployedDial | None:
     if not isinstance(policy, AsymSACPolicy) or policy.dial is None:
         return None
     network: Any = policy.advantage_network
-    column, prices = _array(network.q_net[0].weight[:, -1]).copy(), _array(network.prices / network.scale)
-    shares = policy.cost_shares.astype(np.float32)
-    return DeployedDial(policy.dial.low, policy.dial.high, network.cost_coef.item(), column, prices, shares)
+    return DeployedDial(
+        low=policy.dial.low,
+        high=policy.dial.high,
+        cost_coef=network.cost_coef.item(),
+        column=_array(network.q_net[0].weight[:, -1]).copy(),
+        prices=_array(network.prices / network.scale),
+        cost_shares=policy.cost_shares.astype(np.float32),
+        budget=policy.budget or 0.0,
+        steering_rate=steering_rate(policy.option_length),
+    )
 
 
 class DeployedNetwork(NamedTuple):

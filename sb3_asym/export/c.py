@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sb3_asym.cost_coef import STEERING_RATE
 from sb3_asym.deployment.activations import ACTIVATIONS, c_float
 from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network
 from sb3_asym.deployment.recording import Recording
@@ -54,10 +53,12 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     if not re.fullmatch(r"[A-Za-z]\w*", prefix, re.ASCII):
         raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
     names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": __version__}
-    dial = {part: _dial(agent, part, **names) for part in ("members", "declaration", "definition", "reset")}
+    dial = {
+        part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset", "spend", "fixed")
+    }
     (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent), **dial))
     (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper()), **dial))
-    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
+    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording), **dial))
 
 
 def fill(template: str, **values: str | int) -> str:
@@ -75,9 +76,8 @@ def _template(name: str) -> str:
     return files("sb3_asym.export").joinpath("templates", name).read_text()
 
 
-def _dial(agent: DeployableAgent, part: str, **names: str) -> str:
+def _dial(dial: DeployedDial | None, part: str, **names: str) -> str:
     """C code for λ, where it can be set: a part of ``templates/dial.c``."""
-    dial = agent.dial
     if dial is None:
         return ""
     parts = dict(re.findall(r"^/\* part: (\w+) \*/\n(.*?)(?=^/\* part|\Z)", _template("dial.c"), re.MULTILINE | re.DOTALL))
@@ -89,7 +89,8 @@ def _dial(agent: DeployableAgent, part: str, **names: str) -> str:
         high=c_float(dial.high),
         cost_coef=c_float(dial.cost_coef),
         rate=c_float(dial.rate),
-        steering=c_float(STEERING_RATE * agent.option_length),
+        budget=c_float(dial.budget),
+        steering_rate=c_float(dial.steering_rate),
     )
 
 

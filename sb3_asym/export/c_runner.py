@@ -100,8 +100,8 @@ class CRunner:
 
         n_dial = 0
         if agent.dial is not None:
-            n_dial = 1 + len(agent.dial.column) + len(agent.dial.prices)
-            self._set_cost_coef, self._keep_budget = loaded[f"{prefix}_set_cost_coef"], loaded[f"{prefix}_keep_budget"]
+            n_dial = 3 + len(agent.dial.column) + len(agent.dial.prices)
+            self._set_cost_coef, self._set_budget = loaded[f"{prefix}_set_cost_coef"], loaded[f"{prefix}_set_budget"]
 
         class State(ctypes.Structure):
             _fields_ = [
@@ -115,8 +115,10 @@ class CRunner:
         self.reset()
 
     def reset(self) -> None:
-        """Start an episode."""
+        """Start an episode, in which λ is not steered until a budget is set."""
         self._reset(ctypes.byref(self._state))
+        if self.agent.dial is not None:
+            self.set_budget(0.0)
 
     def set_cost_coef(self, cost_coef: float) -> int:
         """
@@ -127,13 +129,14 @@ class CRunner:
         """
         return self._set_cost_coef(ctypes.byref(self._state), ctypes.c_float(cost_coef))
 
-    def keep_budget(self, budget: float) -> None:
+    def set_budget(self, budget: float) -> int:
         """
-        After a step, steer λ for a budget.
+        Steer λ for a budget until the next reset, where the agent has a dial.
 
-        :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs
+        :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs; 0 for none
+        :return: 0, or the code of an error
         """
-        self._keep_budget(ctypes.byref(self._state), ctypes.c_float(budget))
+        return self._set_budget(ctypes.byref(self._state), ctypes.c_float(budget))
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
         """Option in force and action for an observation."""

@@ -334,6 +334,12 @@ def _dial(agent: DeployableAgent) -> list[onnx.ValueInfoProto]:
     return [] if agent.dial is None else [_value("cost_coef", [1])]
 
 
+def _dial_metadata(dial: DeployedDial) -> dict[str, Any]:
+    """What a control loop must know to set λ, or to steer it for a budget."""
+    names = ("low", "high", "cost_coef", "budget", "steering_rate")
+    return {**{name: getattr(dial, name) for name in names}, "cost_shares": dial.cost_shares.tolist()}
+
+
 def _value(name: str, shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -362,8 +368,7 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
             "action_low": json.dumps(agent.low.tolist()),
             "action_high": json.dumps(agent.high.tolist()),
             "precision": json.dumps({network.name: network.precision for network in agent.networks}),
-            "cost_coef": json.dumps(None if agent.dial is None else [agent.dial.low, agent.dial.high]),
-            "cost_shares": json.dumps(None if agent.dial is None else agent.dial.cost_shares.tolist()),
+            "dial": json.dumps(None if agent.dial is None else _dial_metadata(agent.dial)),
             "versions": json.dumps(versions()),
         },
     )

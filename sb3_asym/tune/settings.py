@@ -95,7 +95,7 @@ class TuneSettings:
 
     @property
     def searches_cost_coef(self) -> bool:
-        """False where each agent has a dial, or learns λ for a budget."""
+        """False where each agent has a dial, or a budget."""
         return dial_of(self.read_hyperparameters().get("cost_coef", 0.0)) is None
 
     @property

@@ -1,11 +1,12 @@
 """λ set in exported code."""
 
+import json
+
 import numpy as np
 import pytest
 import torch as th
 from export_cases import made
 
-from sb3_asym.cost_coef import STEERING_RATE
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import replay
 from sb3_asym.deployment.runners import ReferenceRunner
@@ -77,30 +78,32 @@ def test_a_reset_brings_back_what_was_exported(tmp_path):
     assert [driver.set_cost_coef(value) for value in (0.09, 10.1, float("nan"), -1.0)] == [-3] * 4
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_budget_is_kept_as_the_model_keeps_it(kind, tmp_path):
-    """In C by its own function, in ONNX by the input of λ."""
+def test_c_keeps_a_budget_as_the_model_does(tmp_path):
     model, agent, recording = made("dial")
-    write, runner = FORMATS[kind]
-    write(agent, recording, tmp_path)
-    driver, state, budget = runner(agent, tmp_path), None, 0.5
+    write_c(agent, recording, tmp_path)
+    driver, budget = CRunner(agent, tmp_path), 0.5
     model.master.set_cost_coef(model.master.cost_coef, budget)
     driver.reset()
-    options = []
-    cost_coef = agent.dial.cost_coef
+    assert [driver.set_budget(value) for value in (-0.1, 1.1, float("nan"))] == [-4] * 3
+    assert driver.set_budget(budget) == 0
+    state, options = None, []
     for step, observation in enumerate(np.resize(recording.observations, (600, agent.obs_dim))):
+        if step % 7 == 0:  # a step that fails costs nothing
+            assert driver.step(np.full_like(observation, np.nan))[0] == -1
         _, state = model.predict(observation, state, deterministic=True)
         options.append(driver.step(observation)[0])
         assert options[-1] == state.option[0]
-        if kind == "c":
-            driver.keep_budget(budget)
-        elif step % agent.option_length == 0:
-            excess = agent.dial.cost_shares[options[-1]] - budget
-            cost_coef = float(
-                np.clip(cost_coef * np.exp(STEERING_RATE * agent.option_length * excess), agent.dial.low, agent.dial.high)
-            )
-            driver.set_cost_coef(cost_coef)
     assert set(options) == {0, 1}
+
+
+def test_c_begins_with_the_budget_of_the_agent(tmp_path):
+    model, agent, recording = made("dial")
+    model.master.set_cost_coef(model.master.cost_coef, 0.25)
+    write_c(deployable(model), recording, tmp_path)
+    assert "state->budget = 0.25f;" in (tmp_path / "asym_policy.c").read_text()
+    assert "asym_set_budget(&state, 0.0f)" in (tmp_path / "asym_policy_selftest.c").read_text()
+    assert deployable(model).dial.budget == 0.25
+    assert agent.dial.budget == 0.0
 
 
 def test_the_master_alone(tmp_path):
@@ -113,6 +116,9 @@ def test_the_master_alone(tmp_path):
         inputs = {"observation": observations, "cost_coef": np.float32([cost_coef])}
         q_values = deployable(model).master.forward(th.as_tensor(observations))
         np.testing.assert_allclose(session.run(["q_values"], inputs)[0], q_values, atol=1e-5)
+    found = json.loads(session.get_modelmeta().custom_metadata_map["dial"])
+    assert {name: found[name] for name in ("low", "high")} == {"low": agent.dial.low, "high": agent.dial.high}
+    assert (found["cost_coef"], found["budget"]) == (agent.dial.cost_coef, 0.0)
     for beyond, end in ((-1.0, agent.dial.low), (99.0, agent.dial.high)):
         both = [session.run(["q_values"], {**inputs, "cost_coef": np.float32([value])})[0] for value in (beyond, end)]
         np.testing.assert_array_equal(*both)

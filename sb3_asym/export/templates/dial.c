@@ -1,17 +1,21 @@
 /* part: members */
     float cost_coef;                                            /* in force */
+    float budget;                                               /* for which it is steered, or 0 */
+    float spent;                                                /* beyond the budget, since it was */
     float shift[$n_column + $n_prices];                         /* what it adds in the master */
 /* part: declaration */
 
 #define ${PREFIX}_BAD_COST_COEF (-3) /* a cost coefficient is out of its range */
+#define ${PREFIX}_BAD_BUDGET (-4)    /* a budget is not from 0 to 1 */
 
 /* From now on, choose under another cost coefficient: the return per step that the most expensive network must be worth,
  * $low to $high. After a reset it is $cost_coef. Returns 0 or a negative code. */
 int ${prefix}_set_cost_coef(${prefix}_state_t *state, float cost_coef);
 
-/* Call it after each step to spend a budget: it steers the cost coefficient so that the mean cost of a step tends to this share
- * of that of the most expensive network. */
-void ${prefix}_keep_budget(${prefix}_state_t *state, float budget);
+/* From now on, steer the cost coefficient so that the mean cost of a step tends to this share of that of the most expensive
+ * network; 0 leaves it where it is. After a reset it is $budget. Returns 0 or a negative code.
+ * A reset forgets what was steered: to go on with it in another episode, set state->steps_left to 0 instead. */
+int ${prefix}_set_budget(${prefix}_state_t *state, float budget);
 /* part: definition */
 
 int ${prefix}_set_cost_coef(${prefix}_state_t *state, float cost_coef)
@@ -27,14 +31,28 @@ int ${prefix}_set_cost_coef(${prefix}_state_t *state, float cost_coef)
     return 0;
 }
 
-void ${prefix}_keep_budget(${prefix}_state_t *state, float budget)
+int ${prefix}_set_budget(${prefix}_state_t *state, float budget)
 {
-    if (state->steps_left != ${PREFIX}_OPTION_LENGTH - 1)
-        return; /* nothing was chosen in this step */
-    float steered = state->cost_coef * expf($steering * (dial_cost_shares[state->option] - budget));
-    ${prefix}_set_cost_coef(state, steered > $high ? $high : steered > $low ? steered : $low);
+    if (!(budget >= 0.0f && budget <= 1.0f))
+        return ${PREFIX}_BAD_BUDGET;
+    state->budget = budget;
+    state->spent = 0.0f;
+    return 0;
 }
 /* part: reset */
     state->cost_coef = $cost_coef;
+    state->budget = $budget;
+    state->spent = 0.0f;
     for (int i = 0; i < $n_column + $n_prices; i++)
         state->shift[i] = 0.0f;
+/* part: spend */
+    if (state->budget > 0.0f) {
+        state->spent += dial_cost_shares[option] - state->budget;
+        if (state->steps_left <= 0) {
+            float steered = state->cost_coef * expf($steering_rate * state->spent);
+            ${prefix}_set_cost_coef(state, steered < $low ? $low : steered > $high ? $high : steered);
+            state->spent = 0.0f;
+        }
+    }
+/* part: fixed */
+            ${prefix}_set_budget(&state, 0.0f); /* the recording is under one cost coefficient */

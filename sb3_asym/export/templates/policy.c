@@ -43,6 +43,6 @@ $normalize$choose$run_option    if (!all_finite(y, $n_actor_outputs))
         return hold(state, action, ${PREFIX}_BAD_ACTION);
 $act    state->option = option;
     state->steps_left = steps_left - 1;
-    return hold(state, action, option);
+$spend    return hold(state, action, option);
 }
 $definition

@@ -28,8 +28,9 @@ int main(void)
     int n_bad = 0;
     for (int t = 0; t < N_STEPS; t++) {
         int option, bad;
-        if (episode_starts[t])
+        if (episode_starts[t]) {
             ${prefix}_reset(&state);
+$fixed        }
         option = ${prefix}_step(&state, observations[t], action);
         bad = option != options[t];
         for (int i = 0; i < ${PREFIX}_ACTION_DIM; i++) {
