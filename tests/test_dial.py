@@ -5,6 +5,8 @@ import pytest
 import torch as th
 from envs import DriftEnv, GoalChainEnv
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
@@ -444,3 +446,23 @@ def test_a_dial_with(make_agent, tmp_path, env, policy, settings):
             model.set_cost_coef(cost_coef)
             actions.append(model.predict(obs, deterministic=True)[0])
         np.testing.assert_allclose(*actions)
+
+
+def test_a_budget_with_normalized_envs_and_callbacks(make_agent):
+    """SB3 hands the state of ``predict`` on, with λ of each env."""
+    env = VecNormalize(DummyVecEnv([DriftEnv] * 3))
+    agent = make_agent(env, cost_coef="auto_0.3", **WIDE)
+    evaluation = VecNormalize(DummyVecEnv([DriftEnv] * 2), training=False)
+    agent.learn(300, callback=EvalCallback(evaluation, n_eval_episodes=2, eval_freq=30, verbose=0))
+    states = []
+    predict = agent.predict
+
+    def looked_at(*args, **kwargs):
+        action, state = predict(*args, **kwargs)
+        states.append(state)
+        return action, state
+
+    agent.predict = looked_at
+    evaluate_policy(agent, evaluation, n_eval_episodes=4)
+    assert all(len(state.cost_coefs) == 2 for state in states)
+    assert states[-1].cost_coefs != pytest.approx(states[0].cost_coefs)
