@@ -95,6 +95,7 @@ def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
 
 
 RANDOM = ("random, the dial's actors", "random, generalist actors")
+BUDGET = "budget, auto_0.4"
 CURVES = {"dial": "dial", RANDOM[0]: "dial", RANDOM[1]: "generalists"}
 """Ways to switch, each with the run that it was measured in."""
 
@@ -115,26 +116,44 @@ def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]
         if run.startswith("shared"):
             found["shared critic, DQN master"][f", λ = {run.split()[1]}"] = seeds
         elif run.startswith("auto"):
-            found[f"budget, {run}"][""] = seeds
+            found[BUDGET][""] = seeds
         elif run in FIXED:
             found[FIXED[run]][""] = seeds
     return found
 
 
-def gain(result: dict[str, Any], use: float, kind: str) -> str:
-    """What the dial returns more than random switching at the same use, with its 95 % interval over both sets of seeds."""
-    rows = by_run(result)
-    samples = [np.array([at(row, name, use)["mean_reward"] for row in rows.get(CURVES[name], [])]) for name in ("dial", kind)]
-    if min(map(len, samples)) < 2:
+def gain(ours: Sequence[float], others: Sequence[float], same_agents: bool) -> str:
+    """How much more one way to act returns than another, with its 95 % interval over the seeds of both."""
+    if min(len(ours), len(others)) < 2:
         return ""
 
     def difference(ours: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
         return interquartile_mean(ours, axis) - interquartile_mean(others, axis)
 
-    paired = CURVES[kind] == "dial"
-    result_ = bootstrap(samples, difference, n_resamples=2000, method="percentile", paired=paired, rng=0)
-    bounds = result_.confidence_interval
+    samples = np.array(ours), np.array(others)
+    found = bootstrap(samples, difference, n_resamples=2000, method="percentile", paired=same_agents, rng=0)
+    bounds = found.confidence_interval
     return f"{difference(*samples):+,.0f}\u00a0[{bounds.low:+,.0f}, {bounds.high:+,.0f}]"
+
+
+def gains(result: dict[str, Any], kind: str, setting: str) -> list[str]:
+    """What agents with a dial or a budget return more than random switching at the same use, with either actors."""
+    rows = by_run(result)
+
+    def returns(kind: str, use: float) -> list[float]:
+        return [at(row, kind, use)["mean_reward"] for row in rows.get(CURVES[kind], [])]
+
+    if kind == "dial":
+        use = USES[[f"{use:.0%}" for use in USES].index(setting)]
+        return [gain(returns(kind, use), returns(other, use), CURVES[other] == "dial") for other in RANDOM]
+    if kind != BUDGET:
+        return ["", ""]
+    own = [row["mean_reward"] for row in rows["auto_0.4"]]
+    same = [
+        point["mean_reward"] for row in rows["auto_0.4"] for point in row["comparisons"] if point["name"] == "random switching"
+    ]
+    mean_use = float(np.mean([row["option_use"]["large"] for row in rows["auto_0.4"]]))
+    return [gain(own, same, True), gain(own, returns(RANDOM[1], mean_use), False)]
 
 
 def rises(result: dict[str, Any]) -> str:
@@ -146,6 +165,16 @@ def rises(result: dict[str, Any]) -> str:
     if not steps:
         return ""
     return f"Greatest rise of its use from one λ to the next, by seed: {', '.join(f'{step:.1%}' for step in steps)}. "
+
+
+def spent(result: dict[str, Any]) -> str:
+    """What agents with a budget spend of it, and would spend at the most, under the least λ."""
+    rows = [row for row in by_run(result).get("auto_0.4", []) if any(point["cost_coef"] for point in row["comparisons"])]
+    if not rows:
+        return ""
+    most = [1 - next(point for point in row["comparisons"] if point["cost_coef"])["flops_reduction"] for row in rows]
+    shares = ", ".join(f"{row['budget_share']:.0%} of {greatest:.0%}" for row, greatest in zip(rows, most, strict=True))
+    return f"FLOPs under the budget, as a share of the large network's, of those under the least λ, by seed: {shares}. "
 
 
 def switching_table(result: dict[str, Any]) -> str:
@@ -161,7 +190,7 @@ def switching_table(result: dict[str, Any]) -> str:
                 uses = text([100 * row["option_use"]["large"] for row in seeds]) + "\u00a0%"
             cells = [label, uses, str(len(seeds)), text([row["flops_per_inference"] for row in seeds])]
             cells.append(text([row["mean_reward"] for row in seeds]))
-            cells += [gain(result, USES[list(settings).index(setting)], other) if kind == "dial" else "" for other in RANDOM]
+            cells += gains(result, kind, setting)
             lines.append(f"| {' | '.join(cells)} |")
     settings, versions = result["settings"], result["versions"]
     own = {(row["run"], row["seed"]) for row in result["rows"]}
@@ -176,7 +205,7 @@ def switching_table(result: dict[str, Any]) -> str:
         f"{result['task']}, {settings['timesteps']:,} steps, small {settings['small']}, large {settings['large']} units. "
         f"Interquartile mean over the seeds and its 95 % bootstrap interval; a return is the mean of "
         f"{settings['n_eval_episodes']} held-out episodes; returns at a use lie between those that were measured. "
-        f"{rises(result)}{before}"
+        f"{rises(result)}{spent(result)}{before}"
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return "\n".join([*lines, "", note])
