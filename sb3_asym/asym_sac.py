@@ -259,11 +259,13 @@ class AsymSAC(SAC):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
+        state = self._option_state
         with stop_where_not_finite(self):
             self.master.step(
                 self.logger,
                 self.num_timesteps,
                 self._current_progress_remaining,
+                np.full(self.n_envs, NO_OPTION) if state is None else state.option,
                 self._dones,
                 self._vec_normalize_env,
             )
@@ -369,7 +371,7 @@ class AsymSAC(SAC):
         :param custom_objects: objects in place of those that the file names
         :param print_system_info: whether to print the versions that saved it, and the present ones
         :param force_reset: whether the env is reset before training
-        :param kwargs: attributes to replace
+        :param kwargs: attributes to replace; where ``cost_coef`` is among them, a budget that was set is given up
         :return: the agent
         :raises ValueError: if the file is not an AsymSAC model or is damaged, there is no such device, or the env's spaces
             differ from the model's
@@ -380,7 +382,7 @@ class AsymSAC(SAC):
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if "cost_coef" in kwargs:
             if model.policy.budget is not None:
-                model.set_cost_coef(model.master.cost_coef)  # that budget was another cost_coef's
+                model.set_cost_coef(model.master.cost_coef)
             model.master.use_cost_coef(kwargs["cost_coef"])
         return model
 

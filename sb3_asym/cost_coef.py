@@ -29,16 +29,6 @@ ROUNDING = 1e-6
 """Relative error of a λ that was kept as float32."""
 
 
-def steering_rate(option_length: int) -> float:
-    """
-    How fast λ is steered for a budget.
-
-    :param option_length: env steps for which options are held
-    :return: growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget
-    """
-    return min(0.1, 1 / option_length)
-
-
 @dataclass(frozen=True)
 class Dial:
     """
@@ -83,6 +73,15 @@ class Dial:
         """
         return min(max(cost_coef, self.low), self.high)
 
+    def steering_rate(self, option_length: int) -> float:
+        """
+        How fast λ is steered for a budget: within an option, by at most a tenth of the range.
+
+        :param option_length: env steps for which options are held
+        :return: growth of log λ in an env step that costs as much as the largest sub-policy beyond the budget
+        """
+        return min(0.1, math.log(self.high / self.low) / (10 * option_length))
+
     def steer(self, cost_coefs: np.ndarray, excess: np.ndarray, option_length: int) -> np.ndarray:
         """
         λ after an env step, so that mean costs tend to a budget: dual ascent on log λ, integral control of the cost (Stooke et
@@ -93,7 +92,7 @@ class Dial:
         :param option_length: env steps for which options are held
         :return: λ in the range, of that shape
         """
-        return np.clip(cost_coefs * np.exp(steering_rate(option_length) * excess), self.low, self.high)
+        return np.clip(cost_coefs * np.exp(self.steering_rate(option_length) * excess), self.low, self.high)
 
     def check(self, cost_coef: float) -> None:
         """

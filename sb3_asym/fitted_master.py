@@ -14,7 +14,7 @@ from sb3_asym.budget import ActingCostCoefs, Budget, DrawnCostCoefs
 from sb3_asym.buffers import Batch, OptionMemory, scaled_costs
 from sb3_asym.cost_coef import ROUNDING, CostCoef, CostCoefSchedule, budget_of, dial_of
 from sb3_asym.master import MasterDQN
-from sb3_asym.options import NO_OPTION, mean_duration
+from sb3_asym.options import mean_duration
 from sb3_asym.update.option_batch import OptionBatch, draw_options
 
 LONGEST_EPISODE = 1000
@@ -59,7 +59,7 @@ class FittedMaster(MasterDQN):
     ):
         self.network, self.shares = policy.q_net, shares
         self.costs, self.option_length = memory.costs, memory.option_length
-        self._options, self._episode_steps = np.full(n_envs, NO_OPTION), np.zeros(n_envs, dtype=np.int64)
+        self._episode_steps = np.zeros(n_envs, dtype=np.int64)
         super().__init__(policy, memory, cost_coef, n_envs, **{**kwargs, "gradient_steps": 0})
         self._set_prices(None)
 
@@ -90,7 +90,7 @@ class FittedMaster(MasterDQN):
         elif (share := budget_of(cost_coef)) is not None:
             if not self._is_learned(share):
                 self.acting = Budget(wanted, self.n_envs, share, self.shares, self.option_length, self.cost_coef)
-                self.set_cost_coef(self.cost_coef, share)
+            self.set_cost_coef(self.cost_coef, share)
         elif not isinstance(self.acting, DrawnCostCoefs):
             if self.acting is not None:
                 self.set_cost_coef(self.cost_coef)  # without the budget
@@ -127,18 +127,6 @@ class FittedMaster(MasterDQN):
     def as_deployed(self) -> np.ndarray:
         """With a budget, a part of the episodes, from which it learns."""
         return super().as_deployed if self.acting is None else self.acting.as_deployed
-
-    def choose(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
-        """
-        ε-greedy choice but in the episodes that are run as deployed.
-
-        :param obs: preprocessed observations ``(n_obs, …)`` of the envs in which a new option is due
-        :param envs: indices of these envs, ``(n_obs,)``
-        :return: ``(n_obs,)`` options
-        """
-        options = super().choose(obs, envs)
-        self._options[envs] = options
-        return options
 
     def greedy_options(self, obs: PyTorchObs, envs: np.ndarray) -> np.ndarray:
         """
@@ -180,28 +168,29 @@ class FittedMaster(MasterDQN):
         logger: Logger,
         num_timesteps: int,
         progress_remaining: float,
+        options: np.ndarray,
         dones: np.ndarray,
         env: VecNormalize | None,
     ) -> None:
         """
-        After each step of the envs: as DQN, and follow the schedule of λ, or draw another one with each episode.
+        After each step of the envs: as DQN, and follow the schedule of λ, steer it, or draw another one with each episode.
 
         :param logger: logger of the agent
         :param num_timesteps: env steps so far, over all envs
         :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
+        :param options: options in force, ``(n_envs,)``, negative where no sub-policy acted
         :param dones: ``(n_envs,)`` True where the episode ended with this step
         :param env: normalization of observations and rewards
         """
-        super().step(logger, num_timesteps, progress_remaining, dones, env)
+        super().step(logger, num_timesteps, progress_remaining, options, dones, env)
         self._follow_schedule()
         self._episode_steps += 1
         ended = dones | (self._episode_steps >= LONGEST_EPISODE)
         self._episode_steps[ended] = 0
         if self.acting is not None:
-            self.acting.spend(self._options)
+            self.acting.spend(options)
             if ended.any():
                 self.acting.end_episodes(ended)
-            self._options[dones] = NO_OPTION
         if isinstance(self.acting, Budget):
             self.set_cost_coef(self.acting.start, self.acting.share)
         if not isinstance(self.acting, DrawnCostCoefs):
@@ -225,16 +214,17 @@ class FittedMaster(MasterDQN):
 
 def check_no_budget(model: Any) -> None:
     """
-    Refuse an agent that learns λ for a budget where other processes act for it, and none runs as deployed.
+    Refuse an agent with a budget where other processes act for it.
 
     :param model: model of any algorithm
     :raises ValueError: if it has a budget
     """
     if budget_of(getattr(model, "cost_coef", 0.0)) is not None:
         raise ValueError(
-            f"λ is not learned for a budget ({model.cost_coef!r}) where other processes act: make or load the agent with "
-            "cost_coef='dial'."
+            f"No budget ({model.cost_coef!r}) is kept where other processes act: make or load the agent with cost_coef='dial'."
         )
+    if getattr(model.policy, "budget", None) is not None:
+        raise ValueError("No budget is kept where other processes act: set λ instead, by set_cost_coef.")
 
 
 MASTERS: dict[str, type[MasterDQN]] = {"shared": MasterDQN, "separate": MasterDQN, "option": FittedMaster}

@@ -160,6 +160,7 @@ class MasterDQN(DQN):
         logger: Logger,
         num_timesteps: int,
         progress_remaining: float,
+        options: np.ndarray,
         dones: np.ndarray,
         env: VecNormalize | None,
     ) -> None:
@@ -169,6 +170,7 @@ class MasterDQN(DQN):
         :param logger: logger of the agent
         :param num_timesteps: env steps so far, over all envs
         :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
+        :param options: options in force, ``(n_envs,)``, negative where no sub-policy acted
         :param dones: ``(n_envs,)`` True where the episode ended with this step
         :param env: normalization of observations and rewards
         :raises FloatingPointError: if the loss is not finite

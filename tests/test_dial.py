@@ -203,13 +203,14 @@ def test_a_budget_is_kept_at_run_time(undecided):
     assert state.cost_coefs == pytest.approx([2.0 * less])
 
 
-@pytest.mark.parametrize("option_length", [1, 5, 200])
-def test_steering_suits_the_length_of_options(option_length):
+@pytest.mark.parametrize("option_length", [1, 5, 50])
+@pytest.mark.parametrize("dial", [Dial(0.001, 10.0), Dial(0.5, 1.0)])
+def test_steering_suits_options_and_range(option_length, dial):
     """Use is 0 or 1 in an option; were steps too long, λ would be clipped at one end of its range, and the mean missed."""
-    dial, cost_coefs, shares = Dial(0.001, 10.0), np.array([0.1, 3.0, 9.0]), []
-    for step in range(400 * option_length):
+    cost_coefs, shares = np.array([dial.low, dial.middle, dial.high]), []
+    for step in range(1500 * option_length):
         if step % option_length == 0:
-            used = (cost_coefs < 3.0).astype(float)
+            used = (cost_coefs < 0.8 * dial.middle).astype(float)
         shares.append(used)
         cost_coefs = dial.steer(cost_coefs, used - 0.4, option_length)
     np.testing.assert_allclose(np.mean(shares[len(shares) // 4 :], axis=0), 0.4, atol=0.02)
@@ -233,13 +234,24 @@ def test_where_a_budget_begins():
 
 def test_a_budget_goes_on_with_the_next_call_of_learn(make_agent):
     agent = make_agent(EndlessEnv(), cost_coef="auto_0.3", **WIDE)
+    budget = agent.master.acting
+    budget.as_deployed[:] = True
     for _ in range(5):
         agent.learn(100, reset_num_timesteps=False)
-    budget = agent.master.acting
-    assert budget.cost_coefs[0] != budget.start
+    assert budget.start == pytest.approx(agent.dial.middle)
+    assert budget.cost_coefs[0] != pytest.approx(budget.start)
     agent.learn(700, reset_num_timesteps=False)
     assert agent.master.acting is budget
-    assert not budget.as_deployed[0] or agent.master.cost_coef != pytest.approx(agent.dial.middle)
+    assert agent.master.cost_coef == pytest.approx(budget.start) != pytest.approx(agent.dial.middle)
+
+
+def test_a_warm_up_spends_nothing(make_agent):
+    """The second call of ``learn`` begins with random actions again, by no sub-policy."""
+    agent = make_agent(EndlessEnv(), cost_coef="auto_0.3", **WIDE)
+    agent.learn(50)
+    before = agent.master.acting.cost_coefs.copy()
+    agent.learn(20)
+    np.testing.assert_array_equal(agent.master.acting.cost_coefs, before)
 
 
 def test_a_dial_may_follow_a_budget(make_agent, tmp_path):
@@ -247,6 +259,8 @@ def test_a_dial_may_follow_a_budget(make_agent, tmp_path):
     agent.save(tmp_path / "agent")
     assert AsymSAC.load(tmp_path / "agent", cost_coef="dial").policy.budget is None
     assert AsymSAC.load(tmp_path / "agent", cost_coef="auto_0.5").policy.budget == 0.5
+    make_agent(cost_coef="dial", **WIDE).save(tmp_path / "dial")
+    assert AsymSAC.load(tmp_path / "dial", cost_coef="auto_0.5").policy.budget == 0.5
     agent.cost_coef = "dial"
     agent.learn(100, reset_num_timesteps=False)
     assert agent.policy.budget is None

@@ -56,7 +56,7 @@ class Packer:
     Converts the networks of a model to the precision of the actors, again and again while it learns.
 
     In int8, each input of the first layer has the range of the newest observations in the replay memory. The other layers'
-    ranges are those of a few of them, run in fp32, and shrink slowly: a running minimum and maximum that forgets.
+    ranges are those of some of them, run in fp32, and shrink slowly: a running minimum and maximum that forgets.
 
     :param precision: "fp32", "fp16" or "int8"
     :param look_every: versions after which the other layers' ranges are looked at again, which takes a third of the time

@@ -18,7 +18,6 @@ from stable_baselines3.sac.policies import Actor as SACActor
 from stable_baselines3.td3.policies import Actor as TD3Actor
 from torch import nn
 
-from sb3_asym.cost_coef import steering_rate
 from sb3_asym.deployment.activations import ACTIVATIONS
 from sb3_asym.deployment.agent import Dense, DeployableAgent, DeployedDial, Network, Normalization, ObservationPart
 from sb3_asym.policies import AsymSACPolicy
@@ -78,7 +77,7 @@ def _dial(policy: Any) -> DeployedDial | None:
         prices=_array(network.prices / network.scale),
         cost_shares=policy.cost_shares.astype(np.float32),
         budget=policy.budget or 0.0,
-        steering_rate=steering_rate(policy.option_length),
+        steering_rate=policy.dial.steering_rate(policy.option_length),
     )
 
 

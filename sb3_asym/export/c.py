@@ -54,11 +54,11 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
         raise ValueError(f"The prefix must be a C identifier such as 'walker', got {prefix!r}.")
     names = {"prefix": prefix, "PREFIX": prefix.upper(), "version": __version__}
     dial = {
-        part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset", "spend", "fixed")
+        part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset", "spend", "shift")
     }
     (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent), **dial))
     (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper()), **dial))
-    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording), **dial))
+    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
 
 
 def fill(template: str, **values: str | int) -> str:
@@ -187,8 +187,9 @@ def _choose(agent: DeployableAgent, x: str, prefix: str) -> str:
     """C code that starts a new option where the last one has run out."""
     if agent.master is None:
         return f"{INDENT}steps_left = {prefix}_OPTION_LENGTH;\n"
+    shift = "" if agent.dial is None else f"{INDENT * 2}if (state->budget > 0.0f)\n{INDENT * 3}set_shift(state);\n"
     return (
-        f"{INDENT}if (steps_left <= 0) {{\n"
+        f"{INDENT}if (steps_left <= 0) {{\n{shift}"
         f"{INDENT * 2}network_{len(agent.sub_policies)}({x}, {'' if agent.dial is None else 'state->shift, '}y);\n"
         f"{INDENT * 2}option = argmax(y, {prefix}_N_OPTIONS);\n"
         f"{INDENT * 2}steps_left = {prefix}_OPTION_LENGTH;\n{INDENT}}}\n"

@@ -100,7 +100,7 @@ class CRunner:
 
         n_dial = 0
         if agent.dial is not None:
-            n_dial = 3 + len(agent.dial.column) + len(agent.dial.prices)
+            n_dial = 2 + len(agent.dial.column) + len(agent.dial.prices)
             self._set_cost_coef, self._set_budget = loaded[f"{prefix}_set_cost_coef"], loaded[f"{prefix}_set_budget"]
 
         class State(ctypes.Structure):
@@ -119,6 +119,10 @@ class CRunner:
         self._reset(ctypes.byref(self._state))
         if self.agent.dial is not None:
             self.set_budget(0.0)
+
+    def begin_episode(self) -> None:
+        """Start an episode, and go on with λ."""
+        self._state.steps_left = 0
 
     def set_cost_coef(self, cost_coef: float) -> int:
         """

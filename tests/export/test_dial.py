@@ -78,7 +78,9 @@ def test_a_reset_brings_back_what_was_exported(tmp_path):
     assert [driver.set_cost_coef(value) for value in (0.09, 10.1, float("nan"), -1.0)] == [-3] * 4
 
 
-def test_c_keeps_a_budget_as_the_model_does(tmp_path):
+@pytest.mark.parametrize("episode", [2, 50])
+def test_c_keeps_a_budget_as_the_model_does(episode, tmp_path):
+    """Over the ends of episodes too, which may be shorter than an option."""
     model, agent, recording = made("dial")
     write_c(agent, recording, tmp_path)
     driver, budget = CRunner(agent, tmp_path), 0.5
@@ -90,7 +92,10 @@ def test_c_keeps_a_budget_as_the_model_does(tmp_path):
     for step, observation in enumerate(np.resize(recording.observations, (600, agent.obs_dim))):
         if step % 7 == 0:  # a step that fails costs nothing
             assert driver.step(np.full_like(observation, np.nan))[0] == -1
-        _, state = model.predict(observation, state, deterministic=True)
+        start = step % episode == 0
+        if start:
+            driver.begin_episode()
+        _, state = model.predict(observation, state, np.array([start]), deterministic=True)
         options.append(driver.step(observation)[0])
         assert options[-1] == state.option[0]
     assert set(options) == {0, 1}

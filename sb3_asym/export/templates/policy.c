@@ -9,7 +9,7 @@ const char *const ${prefix}_option_names[${PREFIX}_N_OPTIONS] = {$option_names};
 
 $functions
 $networks
-static int all_finite(const float *values, int n)
+${shift}static int all_finite(const float *values, int n)
 {
     for (int i = 0; i < n; i++)
         if (!isfinite(values[i]))

@@ -13,6 +13,9 @@ static void replay(const float *obs, long n_steps, long n_rounds, long *times)
     float action[${PREFIX}_ACTION_DIM];
     for (long round = 0; round < n_rounds; round++) {
         ${prefix}_reset(&state);
+#ifdef ${PREFIX}_BAD_BUDGET
+        ${prefix}_set_budget(&state, 0.0f);
+#endif
         for (long t = 0; t < n_steps; t++) {
             struct timespec start, end;
             if (times)

@@ -30,7 +30,10 @@ int main(void)
         int option, bad;
         if (episode_starts[t]) {
             ${prefix}_reset(&state);
-$fixed        }
+#ifdef ${PREFIX}_BAD_BUDGET
+            ${prefix}_set_budget(&state, 0.0f); /* the recording is under one cost coefficient */
+#endif
+        }
         option = ${prefix}_step(&state, observations[t], action);
         bad = option != options[t];
         for (int i = 0; i < ${PREFIX}_ACTION_DIM; i++) {
