@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
 from quantization_tables import quantization_picture, quantization_summary, quantization_table, short_summary, width_text
 from returns_tables import returns_picture, returns_summary, returns_table
-from switching_tables import switching_picture, switching_summary, switching_table
+from switching_tables import budget_table, switching_picture, switching_summary, switching_table
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results"
@@ -274,6 +274,7 @@ def main() -> None:
         switching_picture(result, RESULTS / f"switching_{result['task']}.png")
         tables[f"switching {result['task']}"] = switching_table(result)
     tables["switching, short"] = switching_summary(switching)
+    tables["switching, budgets"] = budget_table(switching)
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))

@@ -167,16 +167,6 @@ def rises(result: dict[str, Any]) -> str:
     return f"Greatest rise of its use from one λ to the next, by seed: {', '.join(f'{step:.1%}' for step in steps)}. "
 
 
-def spent(result: dict[str, Any]) -> str:
-    """What agents with a budget spend of it, and would spend at the most, under the least λ."""
-    rows = [row for row in by_run(result).get("auto_0.4", []) if any(point["cost_coef"] for point in row["comparisons"])]
-    if not rows:
-        return ""
-    most = [1 - next(point for point in row["comparisons"] if point["cost_coef"])["flops_reduction"] for row in rows]
-    shares = ", ".join(f"{row['budget_share']:.0%} of {greatest:.0%}" for row, greatest in zip(rows, most, strict=True))
-    return f"FLOPs under the budget, as a share of the large network's, of those under the least λ, by seed: {shares}. "
-
-
 def switching_table(result: dict[str, Any]) -> str:
     """Markdown: each way to act, its cost and its return."""
     lines = [
@@ -205,7 +195,7 @@ def switching_table(result: dict[str, Any]) -> str:
         f"{result['task']}, {settings['timesteps']:,} steps, small {settings['small']}, large {settings['large']} units. "
         f"Interquartile mean over the seeds and its 95 % bootstrap interval; a return is the mean of "
         f"{settings['n_eval_episodes']} held-out episodes; returns at a use lie between those that were measured. "
-        f"{rises(result)}{spent(result)}{before}"
+        f"{rises(result)}{before}"
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}."
     )
     return "\n".join([*lines, "", note])
@@ -250,3 +240,28 @@ def switching_summary(results: list[dict[str, Any]], use: float = 0.1) -> str:
         cells = [text([row["mean_reward"] for row in seeds]) for seeds in (*ways, found["the dial's small alone"][""])]
         lines.append(f"| {' | '.join([result['task'], str(len(rows['dial'])), *cells])} |")
     return "\n".join([*lines, "", "Interquartile mean over the seeds and its 95 % bootstrap interval; details on the page."])
+
+
+def budget_table(results: list[dict[str, Any]]) -> str:
+    """Markdown: what agents with a budget spend, and what they return."""
+    lines = [
+        "| task | spent, by seed | under the least λ | return | large alone | small alone | more than random, same actors "
+        "| more than random, generalists |",
+        "|---" * 8 + "|",
+    ]
+    for result in results:
+        rows = by_run(result).get("auto_0.4", [])
+        named = [{point["name"]: point for point in row["comparisons"]} for row in rows]
+        if len(rows) < 2:
+            continue
+        least = [next(point for point in row["comparisons"] if point["cost_coef"]) for row in rows]
+        cells = [
+            result["task"],
+            ", ".join(f"{row['budget_share']:.2f}" for row in rows),
+            ", ".join(f"{1 - point['flops_reduction']:.2f}" for point in least),
+            text([row["mean_reward"] for row in rows]),
+            *(text([points[f"{name} alone"]["mean_reward"] for points in named]) for name in ("large", "small")),
+            *gains(result, BUDGET, ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -87,6 +87,7 @@ class Budget(ActingCostCoefs):
         self.share, self.costs, self.option_length = share, costs, option_length
         self.start = self._last = start
         self.as_deployed = np.random.rand(n_envs) < DEPLOYED_SHARE
+        self._has_acted = np.zeros(n_envs, dtype=bool)
 
     def spend(self, options: np.ndarray) -> None:
         """
@@ -96,16 +97,18 @@ class Budget(ActingCostCoefs):
         """
         steered = self.dial.steer(self.cost_coefs, self.costs[options] - self.share, self.option_length)
         self.cost_coefs = np.where(options < 0, self.cost_coefs, steered)
+        self._has_acted |= options >= 0
 
     def end_episodes(self, ended: np.ndarray) -> None:
         """
-        Learn from episodes that ended, and draw which of those that begin are run as deployed.
+        Learn from episodes that ended, where a sub-policy acted, and draw which of those that begin are run as deployed.
 
         :param ended: ``(n_envs,)`` True where an episode ended
         """
-        for end in self.cost_coefs[ended & self.as_deployed]:
+        for end in self.cost_coefs[ended & self.as_deployed & self._has_acted]:
             self.start *= (end / self.start) ** AVERAGING
             self._last = end
+        self._has_acted &= ~ended
         self.as_deployed = np.where(ended, np.random.rand(len(ended)) < DEPLOYED_SHARE, self.as_deployed)
         begun = np.where(self.as_deployed, self._last, self.start)
         self.cost_coefs = np.where(ended, begun, self.cost_coefs)

@@ -225,6 +225,10 @@ def test_where_a_budget_begins():
     np.testing.assert_allclose(budget.cost_coefs, np.exp([0.06, -0.04]))
     budget.end_episodes(np.array([False, True]))
     assert (budget.start, budget.cost_coefs[1]) == (1.0, 1.0)  # what explores is not learned from
+    budget.as_deployed[1] = True
+    budget.cost_coefs[1] = 5.0
+    budget.end_episodes(np.array([False, True]))
+    assert budget.start == 1.0  # nor is an episode in which no sub-policy acted
     budget.as_deployed[1] = False
     budget.end_episodes(np.array([True, False]))
     assert budget.start == pytest.approx(np.exp(0.2 * 0.06))
@@ -247,11 +251,16 @@ def test_a_budget_goes_on_with_the_next_call_of_learn(make_agent):
 
 def test_a_warm_up_spends_nothing(make_agent):
     """The second call of ``learn`` begins with random actions again, by no sub-policy."""
-    agent = make_agent(EndlessEnv(), cost_coef="auto_0.3", **WIDE)
-    agent.learn(50)
-    before = agent.master.acting.cost_coefs.copy()
-    agent.learn(20)
-    np.testing.assert_array_equal(agent.master.acting.cost_coefs, before)
+    agent = make_agent(cost_coef="auto_0.3", **WIDE).learn(600)
+    budget, start = agent.master.acting, agent.master.acting.start
+    budget.as_deployed[:] = True
+    before = budget.cost_coefs.copy()
+    agent.learning_starts = 400
+    agent.learn(3)  # within an episode
+    np.testing.assert_array_equal(budget.cost_coefs, before)
+    agent.learn(400)
+    assert agent.master.acting is budget
+    assert budget.start == start
 
 
 def test_a_dial_may_follow_a_budget(make_agent, tmp_path):

@@ -229,8 +229,13 @@ def test_models_that_cannot_learn_so() -> None:
         ActorQ(make_model("SAC"), [gym.make("Pendulum-v1")])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="gSDE"):
         ActorQ(make_model("SAC", use_sde=True), Trail)
-    with pytest.raises(ValueError, match=r"not learned for a budget \('auto_0.4'\)"):
+    with pytest.raises(ValueError, match=r"No budget \('auto_0.4'\) is kept where"):
         ActorQ(make_model("AsymSAC", cost_coef="auto_0.4"), Trail)
+    spending = make_model("AsymSAC", cost_coef="dial")
+    spending.cost_curve = [(0.1, 0.3, 0.0)]
+    spending.set_budget(0.4)
+    with pytest.raises(ValueError, match=r"set λ instead"):
+        ActorQ(spending, Trail)
     two = DummyVecEnv([partial(gym.make, "Pendulum-v1")] * 2)
     with pytest.raises(ValueError, match="a single env"):
         ActorQ(make_model("SAC", two), Trail)

@@ -1,17 +1,18 @@
 """λ set in exported code."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch as th
-from export_cases import made
+from export_cases import command, made
 
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import replay
 from sb3_asym.deployment.runners import ReferenceRunner
-from sb3_asym.export.c import write_c
-from sb3_asym.export.c_runner import CRunner
+from sb3_asym.export.c import fill, write_c
+from sb3_asym.export.c_runner import CRunner, c_compiler
 from sb3_asym.export.onnx import open_session, write_onnx
 from sb3_asym.export.onnx_runner import OnnxRunner
 from sb3_asym.quantization.ptq import quantize
@@ -78,12 +79,12 @@ def test_a_reset_brings_back_what_was_exported(tmp_path):
     assert [driver.set_cost_coef(value) for value in (0.09, 10.1, float("nan"), -1.0)] == [-3] * 4
 
 
-@pytest.mark.parametrize("episode", [2, 50])
-def test_c_keeps_a_budget_as_the_model_does(episode, tmp_path):
-    """Over the ends of episodes too, which may be shorter than an option."""
+@pytest.mark.parametrize(("episode", "budget"), [(2, 0.5), (50, 0.5), (50, 0.01), (50, 1.0)])
+def test_c_keeps_a_budget_as_the_model_does(episode, budget, tmp_path):
+    """Over the ends of episodes too, which may be shorter than an option; and at the ends of the dial."""
     model, agent, recording = made("dial")
     write_c(agent, recording, tmp_path)
-    driver, budget = CRunner(agent, tmp_path), 0.5
+    driver = CRunner(agent, tmp_path)
     model.master.set_cost_coef(model.master.cost_coef, budget)
     driver.reset()
     assert [driver.set_budget(value) for value in (-0.1, 1.1, float("nan"))] == [-4] * 3
@@ -99,16 +100,28 @@ def test_c_keeps_a_budget_as_the_model_does(episode, tmp_path):
         options.append(driver.step(observation)[0])
         assert options[-1] == state.option[0]
     assert set(options) == {0, 1}
+    driver.set_budget(0.0)  # leaves λ where it is
+    model.set_cost_coef(float(state.cost_coefs[0]))
+    wanted, _ = replay(ReferenceRunner(deployable(model)), agent, recording)
+    driver.begin_episode()
+    options = [driver.step(agent.unflatten(observation))[0] for observation in recording.observations[:30]]
+    np.testing.assert_array_equal(options, wanted[:30])
 
 
 def test_c_begins_with_the_budget_of_the_agent(tmp_path):
     model, agent, recording = made("dial")
     model.master.set_cost_coef(model.master.cost_coef, 0.25)
-    write_c(deployable(model), recording, tmp_path)
+    spending = deployable(model)
+    assert (spending.dial.budget, agent.dial.budget) == (0.25, 0.0)
+    write_c(spending, recording, tmp_path)
     assert "state->budget = 0.25f;" in (tmp_path / "asym_policy.c").read_text()
-    assert "asym_set_budget(&state, 0.0f)" in (tmp_path / "asym_policy_selftest.c").read_text()
-    assert deployable(model).dial.budget == 0.25
-    assert agent.dial.budget == 0.0
+    # What was recorded was under one λ: the self-test sets no budget, nor does what measures times.
+    sources = [tmp_path / name for name in ("asym_policy.c", "asym_policy_selftest.c")]
+    command(c_compiler(), "-std=c99", "-I", tmp_path, *sources, "-lm", "-o", tmp_path / "selftest")
+    assert command(tmp_path / "selftest").startswith("ok: 0 of")
+    replayed = fill("replay.c", prefix="asym", PREFIX="ASYM")
+    marker = re.search(r"#ifdef (\w+)\n\s+asym_set_budget\(&state, 0.0f\);", replayed)[1]
+    assert f"#define {marker} " in (tmp_path / "asym_policy.h").read_text()
 
 
 def test_the_master_alone(tmp_path):

@@ -31,6 +31,7 @@ int ${prefix}_set_budget(${prefix}_state_t *state, float budget)
     if (!(budget >= 0.0f && budget <= 1.0f))
         return ${PREFIX}_BAD_BUDGET;
     state->budget = budget;
+    set_shift(state); /* cost_coef has been steered since the last choice */
     return 0;
 }
 /* part: reset */
