@@ -60,6 +60,14 @@ class DriftEnv(gym.Env):
         return np.array([np.clip(self.place, -10.0, 10.0)], dtype=np.float32)
 
 
+class EndlessEnv(DriftEnv):
+    """An episode without an end."""
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
+
+
 class GoalChainEnv(gym.Env):
     """
     ChainEnv with a place as its goal; the reward is minus the distance to it. Ends by its time limit.
