@@ -21,6 +21,7 @@ from sb3_asym.actorq.processes import Processes
 from sb3_asym.actorq.published import PublishedPolicy
 from sb3_asym.actorq.report import ActorQReport
 from sb3_asym.actorq.stream import ActorsEnv
+from sb3_asym.fitted_master import check_no_budget
 
 ENGINES = ("processes", "ray")
 MIN_RANDOM = 50
@@ -101,9 +102,11 @@ class ActorQ:
         :param reset_num_timesteps: whether the count of env steps starts anew; False to go on
         :param progress_bar: whether to show a progress bar
         :return: this
+        :raises ValueError: if the model has a budget by now
         :raises RuntimeError: if an actor fails by an error of its own, or dies again and again
         """
         model = self.model
+        check_no_budget(model)
         done = 0 if reset_num_timesteps else model.num_timesteps
         n_random = max(model.learning_starts - done, 0)
         if self.precision == "int8":

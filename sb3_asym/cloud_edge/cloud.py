@@ -144,10 +144,12 @@ class CloudLearner:
         :param tb_log_name: name of the run in TensorBoard
         :param progress_bar: whether to show a progress bar
         :return: this
+        :raises ValueError: if the model has a budget by now
         :raises GapError: if transitions of a robot are missing
         :raises FloatingPointError: if weights are not finite any more; the last checkpoint is from before
         """
         model, trainer = self.model, self.trainer
+        check_no_budget(model)
         self._total = total_timesteps
         ahead = max(total_timesteps - model.num_timesteps, 0)
         _, callbacks = model._setup_learn(ahead, callback, model.num_timesteps == 0, tb_log_name, progress_bar)

@@ -232,10 +232,12 @@ def test_models_that_cannot_learn_so() -> None:
     with pytest.raises(ValueError, match=r"No budget \('auto_0.4'\) is kept where"):
         ActorQ(make_model("AsymSAC", cost_coef="auto_0.4"), Trail)
     spending = make_model("AsymSAC", cost_coef="dial")
+    made_before = ActorQ(spending, Trail)
     spending.cost_curve = [(0.1, 0.3, 0.0)]
     spending.set_budget(0.4)
-    with pytest.raises(ValueError, match=r"set λ instead"):
-        ActorQ(spending, Trail)
+    for start in (partial(ActorQ, spending, Trail), partial(made_before.learn, 10)):
+        with pytest.raises(ValueError, match=r"set λ instead"):
+            start()
     two = DummyVecEnv([partial(gym.make, "Pendulum-v1")] * 2)
     with pytest.raises(ValueError, match="a single env"):
         ActorQ(make_model("SAC", two), Trail)
