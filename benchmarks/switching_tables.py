@@ -144,7 +144,7 @@ def gains(result: dict[str, Any], kind: str, setting: str) -> list[str]:
         return [at(row, kind, use)["mean_reward"] for row in rows.get(CURVES[kind], [])]
 
     if kind == "dial":
-        use = USES[[f"{use:.0%}" for use in USES].index(setting)]
+        use = float(setting.rstrip("%")) / 100
         return [gain(returns(kind, use), returns(other, use), CURVES[other] == "dial") for other in RANDOM]
     if kind != BUDGET:
         return ["", ""]
@@ -251,7 +251,7 @@ def budget_table(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         rows = by_run(result).get("auto_0.4", [])
-        named = [{point["name"]: point for point in row["comparisons"]} for row in rows]
+        compared = [{point["name"]: point for point in row["comparisons"]} for row in rows]
         if len(rows) < 2:
             continue
         least = [next(point for point in row["comparisons"] if point["cost_coef"]) for row in rows]
@@ -260,7 +260,7 @@ def budget_table(results: list[dict[str, Any]]) -> str:
             ", ".join(f"{row['budget_share']:.2f}" for row in rows),
             ", ".join(f"{1 - point['flops_reduction']:.2f}" for point in least),
             text([row["mean_reward"] for row in rows]),
-            *(text([points[f"{name} alone"]["mean_reward"] for points in named]) for name in ("large", "small")),
+            *(text([named[f"{name} alone"]["mean_reward"] for named in compared]) for name in ("large", "small")),
             *gains(result, BUDGET, ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")

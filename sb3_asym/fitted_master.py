@@ -191,8 +191,8 @@ class FittedMaster(MasterDQN):
             self.acting.spend(options)
             if ended.any():
                 self.acting.end_episodes(ended)
-        if isinstance(self.acting, Budget):
-            self.set_cost_coef(self.acting.start, self.acting.share)
+                if isinstance(self.acting, Budget):
+                    self.set_cost_coef(self.acting.start, self.acting.share)
         if not isinstance(self.acting, DrawnCostCoefs):
             self.logger.record("train/cost_coef", self.cost_coef)
 

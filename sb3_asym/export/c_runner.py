@@ -131,6 +131,7 @@ class CRunner:
         :param cost_coef: λ, return per env step of the most expensive sub-policy
         :return: 0, or the code of an error
         """
+        assert self.agent.dial is not None, "The agent has no dial."
         return self._set_cost_coef(ctypes.byref(self._state), ctypes.c_float(cost_coef))
 
     def set_budget(self, budget: float) -> int:
@@ -140,6 +141,7 @@ class CRunner:
         :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs; 0 for none
         :return: 0, or the code of an error
         """
+        assert self.agent.dial is not None, "The agent has no dial."
         return self._set_budget(ctypes.byref(self._state), ctypes.c_float(budget))
 
     def step(self, observation: Observation) -> tuple[int, np.ndarray]:
