@@ -10,7 +10,8 @@ READY := $(VENV)/.ready
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-# On Linux a plain `torch` brings several GB of CUDA libraries. TORCH=torch takes it all the same.
+# The tested version; the CPU build of it where PIP_EXTRA_INDEX_URL names an index that has one, as on PyTorch's page: on Linux,
+# others bring several GB of CUDA libraries. TORCH=torch takes the newest.
 TORCH ?= torch==2.13.0
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

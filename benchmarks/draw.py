@@ -37,7 +37,7 @@ def demo_table(report: dict[str, Any]) -> str:
         uses = " | ".join(f"{row['option_use'][name]:.0%}" for name in names)
         score = f"{row['mean_reward']:.0f} ± {row['std_reward']:.0f}"
         lines.append(
-            f"| {row['name']} | {score} | {uses} | {row['flops_per_inference']:,.0f} | {row['flops_reduction']:.0%} |"
+            f"| {row['name']} | {score} | {uses} | {row['flops_per_inference']:,.0f} | {row['flops_reduction']:.1%} |"
         )
     return "\n".join([*lines, "", f"Mean ± standard deviation over {report['n_episodes']} episodes, one seed on one machine."])
 

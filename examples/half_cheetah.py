@@ -1,4 +1,4 @@
-"""HalfCheetah with the settings of benchmarks/returns.py; a sixth of the training takes a few minutes."""
+"""HalfCheetah with the sizes of benchmarks/switching.py; a sixth of its training takes a few minutes."""
 
 import argparse
 from importlib.util import find_spec

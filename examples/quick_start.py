@@ -1,4 +1,4 @@
-"""The five lines of the README: train, measure, save, load. So short a run is not compiled, so its steps take longer."""
+"""Train, measure, save, load. So short a run is not compiled, so its steps take longer."""
 
 from sb3_asym import AsymSAC, evaluate
 

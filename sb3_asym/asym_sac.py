@@ -38,7 +38,7 @@ SelfAsymSAC = TypeVar("SelfAsymSAC", bound="AsymSAC")
 
 class AsymSAC(SAC):
     """
-    Asymmetric SAC: keeps the return of its largest network at a fraction of its compute.
+    Asymmetric SAC: sub-policies of several sizes, and a master that learns which of them has to act.
 
     A *master* picks every ``option_length`` steps which SAC *sub-policy* acts, and pays ``cost_coef`` · cost for the choice.
     All sub-policies learn from one replay buffer. Paper: Chang et al. 2021, "Reducing the Deployment-Time Inference Control

@@ -31,7 +31,8 @@ def sweep(
     schemes: Annotated[
         list[str] | None,
         typer.Option(
-            "--scheme", help="fp16, or bits as int8, w4 or w4a8, with -tensor or -affine; once for each. Many by default."
+            "--scheme",
+            help="fp16, or bits as int8, w4 or w4a8, with -tensor, -affine or -gptq; once for each. Many by default.",
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Relative error of the return allowed to the smallest form.")] = 0.025,
