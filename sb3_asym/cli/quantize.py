@@ -32,7 +32,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             "--scheme",
-            help="fp16, or bits as int8, w4 or w4a8, with -tensor, -affine or -gptq; once for each. Many by default.",
+            help="fp16, or bits as int8, w4 or w4a8, with -tensor, -affine or -gptq; once each. Many by default.",
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Relative error of the return allowed to the smallest form.")] = 0.025,
