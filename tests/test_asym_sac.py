@@ -14,17 +14,20 @@ from sb3_asym.update.compiled import CompiledUpdate
 from sb3_asym.update.plain import PlainUpdate
 
 
-def test_another_weight_of_the_cost_takes_effect_at_the_next_learn(make_agent):
-    agent = make_agent(cost_coef=0.1).learn(30)
+@pytest.mark.parametrize("critic", ["option", "shared"])
+def test_another_weight_of_the_cost_takes_effect_at_the_next_learn(make_agent, critic):
+    agent = make_agent(cost_coef=0.1, critic=critic).learn(30)
     agent.cost_coef = 3.0
     agent.learn(1, reset_num_timesteps=False)
     assert agent.master.cost_coef == 3.0
-    samples = agent.option_memory.sample(8)
-    np.random.seed(0)
-    net = agent.master.replay_buffer.sample(8)
-    np.random.seed(0)
-    samples = agent.option_memory.sample(8)
-    assert net.rewards.flatten().tolist() == pytest.approx((samples.rewards - 3.0 * samples.costs).flatten().tolist())
+    if critic == "option":
+        assert agent._sample(8).cost_coefs.unique() == pytest.approx([3.0])
+    else:
+        np.random.seed(0)
+        net = agent.master.replay_buffer.sample(8)
+        np.random.seed(0)
+        samples = agent.option_memory.sample(8)
+        assert net.rewards.flatten().tolist() == pytest.approx((samples.rewards - 3.0 * samples.costs).flatten().tolist())
     agent.cost_coef = lambda progress: 5.0 * progress
     agent.learn(40)
     assert agent.master.cost_coef == pytest.approx(0.0)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch as th
 from envs import DriftEnv, EndlessEnv
+from option_cases import EXPLORING, FAST, WORTH, Worth, fix_actions, set_choice
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from test_dial import WORTH
-from test_option_critic import FAST, RareFailures, fix_actions
 
 from sb3_asym import AsymSAC
 from sb3_asym.budget import Budget
@@ -17,14 +17,6 @@ from sb3_asym.evaluation import evaluate
 
 WIDE = dict(policy_kwargs=dict(sub_net_archs=dict(small=[4], large=[64]), master_net_arch=[8]))
 """Sub-policies of which the small one and the master keep to a budget."""
-
-
-class Worth(RareFailures):
-    """Positive actions earn 5.9 more than negative ones, each time."""
-
-    def step(self, action):
-        self.steps += 1
-        return np.zeros(1, np.float32), -5.0 if action[0] > 0 else -10.9, False, self.steps == 20, {}
 
 
 @pytest.mark.parametrize("share", [0.7, 0.9])
@@ -41,10 +33,11 @@ def test_a_budget_is_spent(make_agent, share):
     assert agent.master.cost_coef == pytest.approx(WORTH, rel=0.5)
 
 
-def test_a_budget_is_learned_as_deployed(make_agent):
+@pytest.mark.parametrize("noise", [None, NormalActionNoise(np.zeros(1), np.full(1, 0.1))])
+def test_a_budget_is_learned_as_deployed(make_agent, noise):
     """Three quarters of the episodes explore; in the rest, the option is the best one and the action is the mean."""
     env = DummyVecEnv([DriftEnv] * 8)
-    agent = make_agent(env, cost_coef="auto_0.6", master_kwargs=dict(exploration_initial_eps=1.0, exploration_final_eps=1.0))
+    agent = make_agent(env, cost_coef="auto_0.6", master_kwargs=EXPLORING, action_noise=noise)
     shares, explored = [], []
     before = []  # λ by which the last options were chosen
 
@@ -117,10 +110,7 @@ def undecided(make_agent):
     """An agent that takes to the large sub-policy just where λ < 1, in all states, and spends 40 %."""
     agent = make_agent(cost_coef=(0.01, 100.0), **WIDE)
     network = agent.policy.advantage_network
-    last = network.q_net[-1]
-    with th.no_grad():
-        last.weight.zero_()
-        last.bias.copy_((network.prices / network.scale).cpu())
+    set_choice(agent, network.prices / network.scale)
     agent.cost_curve = [(0.5, 1.1, 0.0), (2.0, 0.1, 0.0)]
     agent.set_budget(0.4)
     return agent
@@ -175,8 +165,17 @@ def test_where_a_budget_begins():
     budget.as_deployed[1] = False
     budget.end_episodes(np.array([True, False]))
     assert budget.start == pytest.approx(np.exp(0.2 * 0.06))
-    assert budget.cost_coefs[0] == pytest.approx(np.exp(0.06) if budget.as_deployed[0] else budget.start)
     np.testing.assert_allclose(budget.cost_coefs[1], 1.0)
+
+
+def test_episodes_as_deployed_go_on_where_the_last_one_ended():
+    budget = Budget(Dial(0.001, 10.0), 64, share=0.5, costs=np.array([0.1, 1.1]), option_length=5, start=1.0)
+    budget.as_deployed[:] = True
+    budget.spend(np.full(64, 1))
+    budget.end_episodes(np.ones(64, bool))
+    assert 1.0 < budget.start < np.exp(0.06)
+    assert 0 < budget.as_deployed.mean() < 1
+    np.testing.assert_allclose(budget.cost_coefs, np.where(budget.as_deployed, np.exp(0.06), budget.start))
 
 
 def test_a_budget_goes_on_with_the_next_call_of_learn(make_agent):

@@ -4,27 +4,24 @@ import numpy as np
 import pytest
 import torch as th
 from envs import DriftEnv, EndlessEnv, GoalChainEnv
+from option_cases import FAST, WORTH, Worth, fix_actions, greedy_option, set_choice
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from test_option_critic import FAST, RareFailures, fix_actions, greedy_option
 
 from sb3_asym import AsymSAC
 from sb3_asym.deployment import deployable
 from sb3_asym.evaluation import evaluate, n_evaluations
 from sb3_asym.evaluation.plotting import switching
 
-WORTH = 5.9 / 0.75
-"""λ at which the large sub-policy is just worth its cost in ``RareFailures``: 5.9 a step, for 3/4 λ more."""
-
 
 def test_one_agent_for_every_cost_coef(make_agent):
-    agent = make_agent(RareFailures(), cost_coef=(1.0, 50.0), **FAST)
+    agent = make_agent(Worth(), cost_coef=(1.0, 50.0), **FAST)
     fix_actions(agent, [-0.9, 0.9])
     agent.learn(1500)
     for cost_coef, option in ((1.0, 1), (0.7 * WORTH, 1), (1.4 * WORTH, 0), (50.0, 0)):
         agent.set_cost_coef(cost_coef)
         assert greedy_option(agent, [0.0]) == option
-        assert evaluate(agent, RareFailures(), 1, compare=False).option_use["large"] == option
+        assert evaluate(agent, Worth(), 1, compare=False).option_use["large"] == option
 
 
 def test_the_deployed_master_is_a_plain_network(make_agent):
@@ -76,16 +73,20 @@ def test_each_episode_has_a_cost_coef_of_its_own(make_agent):
     changed = np.diff(acting, axis=0) != 0
     np.testing.assert_array_equal(changed[:, 0], np.array(dones)[:-1, 0])
     assert np.flatnonzero(changed[:, 1]).tolist() == [999]
-    last = agent.policy.master.q_net.q_net[-1]
-    with th.no_grad():
-        last.weight.zero_()
-        last.bias.copy_(th.tensor([-0.1, 0.1]))
+    set_choice(agent, [-0.1, 0.1])
     agent.master.acting.cost_coefs = np.array([0.001, 10.0])
     obs = th.zeros(2, *agent.observation_space.shape)
     with th.no_grad():
         assert agent.master.greedy_options(obs, np.array([0, 1])).tolist() == [1, 0]
         assert agent.master.greedy_options(obs, np.array([1, 0])).tolist() == [0, 1]
         assert agent.master.greedy_options(obs[:1], np.array([1])).tolist() == [0]
+
+
+def test_the_middle_of_the_dial_until_it_is_set(make_agent):
+    agent = make_agent(cost_coef="dial")
+    seen = []
+    agent.learn(50, callback=lambda *_: seen.append(agent.master.cost_coef) is None)
+    assert [*seen, agent.master.cost_coef] == pytest.approx([0.1] * 51)
 
 
 def test_each_transition_has_a_cost_coef_of_its_own(make_agent):
@@ -95,6 +96,8 @@ def test_each_transition_has_a_cost_coef_of_its_own(make_agent):
     assert batch.cost_coefs.max() <= 10.0 * 1.001
     logs = batch.cost_coefs.log10()
     assert logs.mean() == pytest.approx(0.0, abs=0.15)
+    assert logs.std() == pytest.approx(1 / np.sqrt(3), abs=0.06)  # all of the range evenly
+    assert len(logs.unique()) > 490
     th.testing.assert_close(batch.positions, logs, atol=1e-5, rtol=0)
     assert th.equal(batch.actions[:, -1:], batch.positions)
 

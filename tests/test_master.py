@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch as th
 from envs import ChainEnv
+from option_cases import set_choice
 from stable_baselines3.common.vec_env import DummyVecEnv
+
+
+@pytest.mark.parametrize(("critic", "arch"), [("option", [4, 3]), ("shared", [32, 32]), ("separate", [32, 32])])
+def test_defaults(make_agent, critic, arch):
+    agent = make_agent(critic=critic, policy_kwargs=dict(sub_net_archs=dict(small=[4, 3], large=[16])))
+    assert agent.policy.master_net_arch == arch
+    agent.learn(200)
+    assert agent.master.exploration_rate == pytest.approx(0.2)
 
 
 def test_exploration_is_drawn_for_each_env(make_agent):
@@ -17,9 +26,7 @@ def test_exploration_is_drawn_for_each_env(make_agent):
         critic="shared",
         master_kwargs=master,
     )
-    values = agent.policy.master.q_net.q_net[-1]
-    values.weight.data.zero_()
-    values.bias.data.copy_(th.tensor([1.0, 0.0]))
+    set_choice(agent, [1.0, 0.0])
     agent.learn(n_envs * 10)
     n_large = np.count_nonzero(agent.option_memory.options[:10] == 1, axis=1)
     assert n_large.min() > 4

@@ -8,6 +8,7 @@ from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from trees import assert_same_tree
 
 from sb3_asym import AsymSAC
 
@@ -28,30 +29,13 @@ def make_env(name, n_envs=1):
     return DummyVecEnv([GoalChainEnv if name == "HER" else DriftEnv] * n_envs)
 
 
-def assert_equal(first, second):
-    """Equal in every tensor and number of nested dicts and lists."""
-    assert type(first) is type(second)
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_equal(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_equal(one, other)
-    elif isinstance(first, th.Tensor):
-        assert th.equal(first, second)
-    else:
-        assert first == second
-
-
 def assert_same_agent(first, second):
     """Equal networks and optimizers, entropy coefficients and counters."""
-    assert_equal(first.get_parameters(), second.get_parameters())
+    assert_same_tree(first.get_parameters(), second.get_parameters())
     if first.ent_coef_optimizer is None:
-        assert_equal(first.ent_coef_tensor, second.ent_coef_tensor)
+        assert_same_tree(first.ent_coef_tensor, second.ent_coef_tensor)
     else:
-        assert_equal(first.log_ent_coef.detach(), second.log_ent_coef.detach())
+        assert_same_tree(first.log_ent_coef.detach(), second.log_ent_coef.detach())
     assert first.num_timesteps == second.num_timesteps
     assert first._n_updates == second._n_updates
     assert first.master.counters() == second.master.counters()
@@ -124,7 +108,7 @@ def test_replay_memory_is_saved_with_its_options(make_agent, tmp_path):
     for model in (agent, loaded):
         set_random_seed(2)
         batches.append([model.replay_buffer.sample(32), model.option_memory.sample(32)])
-    assert_equal(*batches)
+    assert_same_tree(*batches)
 
 
 @pytest.mark.parametrize("name", ["default", "HER"])

@@ -25,6 +25,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+from trees import assert_same_tree
 
 from sb3_asym import AsymSAC
 
@@ -34,15 +35,6 @@ CRITICS = pytest.mark.parametrize("critic", ["shared", "separate", "option"])
 
 def weights_of(model):
     return {name: value.clone() for name, value in model.policy.state_dict().items()}
-
-
-def assert_same_tree(first, second):
-    """Nested dicts and lists with equal tensors and values."""
-    first_leaves, first_shape = th.utils._pytree.tree_flatten(first)
-    second_leaves, second_shape = th.utils._pytree.tree_flatten(second)
-    assert first_shape == second_shape
-    for left, right in zip(first_leaves, second_leaves, strict=True):
-        np.testing.assert_array_equal(left, right)
 
 
 # --- arguments ---
@@ -260,6 +252,7 @@ def test_tensorboard_log(make_agent, tmp_path, critic):
     for name in ("small", "large"):
         expected |= {f"asym/{name}_use", f"{name}/actor_loss", f"{name}/ent_coef", f"{name}/ent_coef_loss"}
         expected |= {f"{name}/critic_loss"} if critic == "separate" else set()
+    expected |= {"master/cost_coef"} if critic == "option" else set()
     assert expected <= set(events.Tags()["scalars"])
     assert ("small/critic_loss" in events.Tags()["scalars"]) == (critic == "separate")
     use = [[event.value for event in events.Scalars(f"asym/{name}_use")] for name in ("small", "large")]

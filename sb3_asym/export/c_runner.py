@@ -114,10 +114,15 @@ class CRunner:
         self._state, self._action = State(), np.zeros(agent.action_dim, dtype=np.float32)
         self.reset()
 
-    def reset(self) -> None:
-        """Start an episode, in which λ is not steered until a budget is set."""
+    def reset(self, budget: bool = False) -> None:
+        """
+        Start an episode.
+
+        :param budget: whether to steer λ for the agent's budget, if it has one, as the code does by itself; else λ stays until
+            a budget is set
+        """
         self._reset(ctypes.byref(self._state))
-        if self.agent.dial is not None:
+        if self.agent.dial is not None and not budget:
             self.set_budget(0.0)
 
     def begin_episode(self) -> None:

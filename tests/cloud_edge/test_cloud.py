@@ -180,6 +180,15 @@ def test_clear_messages(tmp_path, env):
     with pytest.raises(ValueError, match="ratio must be above 0"):
         CloudLearner.load(tmp_path / "sim.zip", str(tmp_path), ratio=0)
     CloudLearner.load(tmp_path / "sim.zip", str(tmp_path)).close()
+    make_model(tmp_path / "spending.zip", env, AsymSAC, cost_coef="auto_0.4")
+    with pytest.raises(ValueError, match=r"No budget \('auto_0.4'\) is kept where"):
+        CloudLearner.load(tmp_path / "spending.zip", str(tmp_path), folder=tmp_path / "spending")
+    make_model(tmp_path / "dial.zip", env, AsymSAC, cost_coef="dial")
+    learner = CloudLearner.load(tmp_path / "dial.zip", str(tmp_path), folder=tmp_path / "dial")
+    learner.model.cost_curve = [(0.1, 0.3, 0.0)]
+    learner.model.set_budget(0.4)
+    with pytest.raises(ValueError, match="set λ instead"):
+        learner.learn(10)
     make_model(tmp_path / "td3.zip", env, TD3)
     with pytest.raises(ValueError, match="is of another agent"):
         CloudLearner.load(tmp_path / "td3.zip", str(tmp_path))

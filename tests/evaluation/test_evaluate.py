@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from envs import ChainEnv, DriftEnv
+from option_cases import set_choice
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import FakeImageEnv
@@ -30,16 +31,9 @@ def agent(make_agent):
     return make_agent(ChainEnv())
 
 
-def always(agent, option):
-    """Makes the master choose the same option everywhere."""
-    output = agent.policy.master.q_net.q_net[-1]
-    output.weight.data.zero_()
-    output.bias.data.copy_(output.bias.data.new_tensor([float(i == option) for i in range(output.out_features)]))
-
-
 def test_report_of_a_known_episode(agent):
     """Episodes of 7 steps earn 1 + … + 7; with options of 3 steps the master is asked 3 times in each."""
-    always(agent, 1)
+    set_choice(agent, [0.0, 1.0])
     report = evaluate(agent, ChainEnv(), n_eval_episodes=4, compare=False)
     assert report.mean_reward == 28.0
     assert report.std_reward == 0.0
@@ -70,6 +64,16 @@ def test_random_switching_has_the_same_use(make_agent):
     assert 0.02 < report.option_use["small"] < 0.98, "the test needs a master that switches"
     random = report.comparisons[-1]
     assert random.option_use["small"] == pytest.approx(report.option_use["small"], abs=0.12)
+
+
+def test_all_are_measured_over_the_same_episodes(make_agent):
+    agent = make_agent(DriftEnv())
+    set_choice(agent, [0.0, 1.0])
+    report = evaluate(agent, DriftEnv(), n_eval_episodes=5, seed=3)
+    assert len(set(report.episode_rewards)) > 1
+    small, large, random = report.comparisons
+    assert large.episode_rewards == random.episode_rewards == report.episode_rewards
+    assert small.episode_rewards != report.episode_rewards
 
 
 def test_same_seed_same_report(make_agent):
@@ -207,7 +211,7 @@ def test_report_as_data_and_as_a_table(agent):
 
 
 def test_recorded_episode(agent):
-    always(agent, 0)
+    set_choice(agent, [1.0, 0.0])
     record = record_episode(agent, ChainEnv())
     assert record.rewards.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert record.observations.ravel().tolist() == [0, 1, 2, 3, 4, 5, 6]

@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch as th
-from export_cases import command, made
+from export_cases import RandomEnv, command, made
 
 from sb3_asym.deployment import deployable
 from sb3_asym.deployment.recording import replay
 from sb3_asym.deployment.runners import ReferenceRunner
+from sb3_asym.export import export_c, export_onnx
 from sb3_asym.export.c import fill, write_c
 from sb3_asym.export.c_runner import CRunner, c_compiler
 from sb3_asym.export.onnx import open_session, write_onnx
@@ -122,6 +123,36 @@ def test_c_begins_with_the_budget_of_the_agent(tmp_path):
     replayed = fill("replay.c", prefix="asym", PREFIX="ASYM")
     marker = re.search(r"#ifdef (\w+)\n\s+asym_set_budget\(&state, 0.0f\);", replayed)[1]
     assert f"#define {marker} " in (tmp_path / "asym_policy.h").read_text()
+
+
+@pytest.mark.parametrize("export", [export_c, export_onnx])
+def test_an_agent_with_a_budget_is_measured_under_one_cost_coef(export, tmp_path):
+    """By λ that its budget begins with, which is the one that C and ONNX begin with."""
+    model = made("dial")[0]
+    model.master.set_cost_coef(1.0, 0.5)
+    assert model.policy.budget == 0.5
+    report = export(model, tmp_path / "out", RandomEnv(), n_eval_episodes=2)
+    assert not report.selftest_failures
+    assert report.mean_reward == pytest.approx(report.model_mean_reward, abs=1e-3)
+
+
+def test_c_spends_the_budget_of_the_agent_from_the_reset_on(tmp_path):
+    """The λ that is set meanwhile is steered from there on."""
+    model, _, recording = made("dial")
+    model.master.set_cost_coef(1.0, 0.5)
+    agent = deployable(model)
+    write_c(agent, recording, tmp_path)
+    driver = CRunner(agent, tmp_path)
+    driver.reset(budget=True)
+    state, options = None, []
+    for step, observation in enumerate(np.resize(recording.observations, (600, agent.obs_dim))):
+        if step == 300:
+            driver.set_cost_coef(5.0)
+            state = state._replace(cost_coefs=np.array([5.0]))
+        _, state = model.predict(observation, state, deterministic=True)
+        options.append(driver.step(observation)[0])
+        assert options[-1] == state.option[0]
+    assert set(options[:300]) == set(options[300:]) == {0, 1}
 
 
 def test_the_master_alone(tmp_path):

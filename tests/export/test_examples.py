@@ -8,8 +8,8 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from export_cases import asym, command
+from option_cases import set_choice
 
 from sb3_asym.deployment.recording import record
 from sb3_asym.export import c_runner, deployable, export_onnx, onnx_runner
@@ -65,15 +65,17 @@ def test_onnx_control_loop(still, tmp_path):
 def test_onnx_control_loop_within_a_budget(still, tmp_path):
     model = asym(still, cost_coef=(0.01, 10.0))
     network = model.policy.advantage_network
-    with th.no_grad():
-        network.q_net[-1].weight.zero_()
-        network.q_net[-1].bias.copy_(0.1 * network.prices)  # the large one is chosen where λ < 0.1
+    set_choice(model, 0.1 * network.prices)  # the large one is chosen where λ < 0.1
     export_onnx(model, tmp_path / "out")
     loop = sys.executable, EXAMPLES / "onnx_control_loop.py", tmp_path / "out", "HalfCheetah-v5"
     budget = model.policy.cost_shares.mean()
-    for arguments, spent in (([], model.policy.cost_shares[0]), (["--budget", str(budget)], budget)):
-        _, uses = printed_results(command(*loop, *arguments))
-        assert np.dot(list(uses.values()), model.policy.cost_shares) / 100 == pytest.approx(spent, abs=0.05)
+    shares = model.policy.cost_shares
+    model.master.set_cost_coef(model.master.cost_coef, budget)
+    export_onnx(model, tmp_path / "with its own")
+    own = sys.executable, EXAMPLES / "onnx_control_loop.py", tmp_path / "with its own", "HalfCheetah-v5"
+    for arguments, spent in ((loop, shares[0]), ((*loop, "--budget", str(budget)), budget), (own, budget)):
+        _, uses = printed_results(command(*arguments))
+        assert np.dot(list(uses.values()), shares) / 100 == pytest.approx(spent, abs=0.05)
 
 
 def test_onnx_control_loop_with_dict_observations(tmp_path):

@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 from optuna.trial import TrialState
 
-from sb3_asym import AsymSAC
+from sb3_asym import AsymSAC, EvaluationReport
 from sb3_asym.tune import TuningError, open_study, tune
 from sb3_asym.tune.report import chosen, training_command, trial_results
+from sb3_asym.tune.trial import deploy
 
 
 @pytest.fixture(scope="module", params=["sqlite", "journal"])
@@ -58,7 +60,9 @@ def test_a_dial_is_trained_once_for_all_cost_coefs(tmp_path, make_settings, cost
     """λ is not searched then; the agents are saved under the λ that is best, and with the curve."""
     hyperparams = make_settings(tmp_path).hyperparams | {"cost_coef": cost_coef}
     settings = make_settings(tmp_path, option_length=(2, 9), n_trials=2, hyperparams=hyperparams, budget=budget)
-    for result in tune(settings):
+    results = tune(settings)
+    assert len(results) == 2
+    for result in results:
         assert set(result.params) == {"option_length"}
         agent = AsymSAC.load(next((settings.folder(result.number) / "seed_0").glob("asym_sac/*/Pendulum-v1.zip")))
         assert agent.master.cost_coef == pytest.approx(result.cost_coef)
@@ -69,6 +73,36 @@ def test_a_dial_is_trained_once_for_all_cost_coefs(tmp_path, make_settings, cost
             assert len(points) == 9
             assert points[round(result.cost_coef, 6)][1:] == pytest.approx((result.flops_share, result.mean_reward))
         assert f"cost_coef:{cost_coef!r}" in shlex.split(training_command(result, settings))
+
+
+def test_the_cost_coef_that_is_deployed(make_agent):
+    """By hand-made reports under three λ."""
+    agent = make_agent(cost_coef=(0.1, 10.0))
+    flops = agent.policy.option_costs[-1].flops
+    curve = [
+        EvaluationReport(f"λ = {cost_coef}", reward, 0.0, 1, 9.0, {}, share * flops, 1 - share, 3.0, 1.0, (), (), cost_coef)
+        for cost_coef, share, reward in ((0.1, 0.9, -100.0), (1.0, 0.4, -102.0), (10.0, 0.1, -200.0))
+    ]
+    report = replace(curve[0], name="agent", cost_coef=None, comparisons=tuple(curve))
+    for budget, cost_coef in ((None, 1.0), (0.95, 0.1), (0.5, 1.0), (0.2, 10.0), (0.05, 10.0)):
+        assert deploy(agent, report, budget).cost_coef == cost_coef
+        assert agent.master.cost_coef == pytest.approx(cost_coef)
+
+
+def test_a_trial_that_diverges_is_pruned(tmp_path, make_settings):
+    hyperparams = make_settings(tmp_path).hyperparams | {"learning_rate": 1e20}
+    settings = make_settings(tmp_path, n_trials=1, hyperparams=hyperparams)
+    assert tune(settings) == []
+    assert [trial.state for trial in open_study(settings).trials] == [TrialState.PRUNED]
+
+
+def test_the_mean_over_seeds(tmp_path, make_settings):
+    settings = make_settings(tmp_path, n_trials=1, n_seeds=2)
+    (result,) = tune(settings)
+    assert len(list(settings.folder(0).glob("seed_*/asym_sac/*/Pendulum-v1.zip"))) == 2
+    rewards = open_study(settings).trials[0].user_attrs["rewards"]
+    assert rewards[0] != rewards[1]
+    assert result.mean_reward == pytest.approx(sum(rewards) / 2)
 
 
 def test_the_same_call_does_what_is_missing(study):
@@ -94,39 +128,31 @@ def test_a_module_of_hyperparameters_serves_all_trials_alike(tmp_path, make_sett
 
 
 def test_the_command_line_ends_with_a_front_and_ctrl_c_loses_no_trial(tmp_path, make_settings):
-    settings = make_settings(tmp_path / "out", budget=1.0)
-    command = [
-        sys.executable,
-        "-m",
-        "sb3_asym.cli",
-        "tune",
-        "--env",
-        "Pendulum-v1",
-        "-o",
-        "out",
-        "--n-trials",
-        "3",
-        "-n",
-        "40",
-    ]
-    command += ["--episodes", "1", "--budget", "1.0"]
+    settings = make_settings(tmp_path / "out")
+    command = [sys.executable, "-m", "sb3_asym.cli", "tune", "--env", "Pendulum-v1", "-o", "out", "-n", "40"]
+    command += ["--episodes", "1"]
     for name, value in settings.hyperparams.items():
         command += ["--param", f"{name}:{value}"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    endless = [*command, "--n-trials", "1000"]
+    process = subprocess.Popen(endless, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not list((tmp_path / "out").glob("trials/*/seed_0/log.txt")) or not trial_results(open_study(settings), settings):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    n_finished = len(trial_results(open_study(settings), settings))
-    assert n_finished >= 1, output
-    assert not open_study(settings).get_trials(states=(TrialState.RUNNING,))
-    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
     assert "sb3-asym train --algo asym_sac --env Pendulum-v1" in output
+    before = {result.number: result.mean_reward for result in trial_results(open_study(settings), settings)}
+    assert not open_study(settings).get_trials(states=(TrialState.RUNNING,))
+    one_more = [*command, "--n-trials", str(len(before) + 1)]
+    subprocess.run(one_more, cwd=tmp_path, capture_output=True, text=True, check=True)
+    after = {result.number: result.mean_reward for result in trial_results(open_study(settings), settings)}
+    assert len(after) == len(before) + 1
+    assert before.items() < after.items()
     with (tmp_path / "out" / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3
-    assert [row["best"] for row in rows].count("True") == 1
+    assert len(rows) == len(after)
+    assert "True" in [row["best"] for row in rows]
     assert (tmp_path / "out" / "pareto.png").stat().st_size > 10_000
 
 
