@@ -150,7 +150,7 @@ def sgemm_rates(device: str, size: int = 1024) -> dict[str, float]:
 
 def update_flops(model: AsymSAC) -> int:
     """FLOPs of the matrix products of one update of all sub-policies, critics and master."""
-    update: Any = model._update
+    update: Any = model._update.present
     batch = model._sample(BATCH)
     noise = th.zeros((1, *update._noise_shape(batch)), device=model.device)
     calls = [(update._update, update._inputs([batch], [True], noise), update._state(batch))]
@@ -194,7 +194,7 @@ def profile(model: AsymSAC, n_steps: int = 1000) -> dict[str, float]:
         timed(totals, "sample", sb3_asym.asym_sac, "sample_transitions"),
         timed(totals, "sample", model.option_memory, "sample"),
         timed(totals, "sample", model.master, "batch_of"),
-        timed(totals, "update", model._update, "steps"),
+        timed(totals, "update", model._update.present, "steps"),
         timed(totals, "update", model.master, "train"),
     ):
         model.learn(n_steps, reset_num_timesteps=False)

@@ -12,25 +12,27 @@ from stable_baselines3 import SAC, HerReplayBuffer, sac
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFrequencyUnit
 from stable_baselines3.common.utils import obs_as_tensor
 from torch.utils._pytree import tree_map
 
 from sb3_asym.arguments import FixedAtConstruction, with_arguments_of
 from sb3_asym.buffers import STEPS_AT_ONCE, Batch, OptionMemory, buffer_without_env, sample_transitions, split
 from sb3_asym.checks import check_device, check_finite, check_model_file, stop_where_not_finite
-from sb3_asym.cost_coef import CostCoef, cost_coef_for, dial_of
+from sb3_asym.cost_coef import CostCoef, Dial, cost_coef_for, dial_of
 from sb3_asym.fitted_master import check_master_kwargs, make_master
 from sb3_asym.master import MasterDQN
 from sb3_asym.options import NO_OPTION, OptionState, OptionStatistics, check_option_arguments
 from sb3_asym.policies import AsymSACPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy, select_rows
-from sb3_asym.update.choice import choose_update, plain_update
-from sb3_asym.update.compiled import CompiledUpdate
-from sb3_asym.update.graph import CompiledUpdateUnavailable
+from sb3_asym.update.choice import ChosenUpdate
 from sb3_asym.update.option_batch import OptionBatch
 from sb3_asym.update.plain import PlainUpdate
 
-STOCK_POLICIES = {sac.MlpPolicy: MlpPolicy, sac.CnnPolicy: CnnPolicy, sac.MultiInputPolicy: MultiInputPolicy}
+STOCK_POLICIES: dict[type[BasePolicy], type[AsymSACPolicy]] = {
+    sac.MlpPolicy: MlpPolicy,
+    sac.CnnPolicy: CnnPolicy,
+    sac.MultiInputPolicy: MultiInputPolicy,
+}
 """Our policy for each of SAC's, so that code that passes the class runs with the algorithm swapped."""
 
 SelfAsymSAC = TypeVar("SelfAsymSAC", bound="AsymSAC")
@@ -98,17 +100,17 @@ class AsymSAC(SAC):
     ):
         check_option_arguments(2, option_length)
         self.dial = dial_of(cost_coef)
-        if critic is None:
-            critic = "shared" if kwargs.get("n_steps", 1) > 1 and self.dial is None else "option"
         if isinstance(policy, type):
             policy = STOCK_POLICIES.get(policy, policy)
             if not issubclass(policy, AsymSACPolicy):
                 raise ValueError(f"policy must be a name such as 'MlpPolicy' or an AsymSACPolicy, got {policy.__name__}.")
-        check_master_kwargs(critic, master_kwargs or {})
         try:
             super().__init__(policy, env, *args, **{**kwargs, "_init_setup_model": False})  # type: ignore[arg-type]
         except AssertionError as error:
             raise ValueError(str(error)) from error
+        if critic is None:
+            critic = "shared" if self.n_steps > 1 and self.dial is None else "option"
+        check_master_kwargs(critic, master_kwargs or {})
         self.option_length = option_length
         self.cost_coef = cost_coef
         self.cost_curve: Sequence[Sequence[float]] = ()  # λ, cost as a share of the largest sub-policy's, and return
@@ -137,7 +139,7 @@ class AsymSAC(SAC):
         self._set_option_memory(OptionMemory(self.replay_buffer, **self._memory_kwargs()))  # type: ignore[arg-type]
         self.master = make_master(self)
         self.master.restore(self._master_counters)
-        self._update: PlainUpdate | CompiledUpdate | None = None  # made when training starts
+        self._update = ChosenUpdate(self)
         self._option_statistics = OptionStatistics(n_options, self.n_envs)
 
     def _memory_kwargs(self) -> dict[str, Any]:
@@ -163,9 +165,7 @@ class AsymSAC(SAC):
         :param cost_coef: λ, return per env step of the most expensive sub-policy
         :raises ValueError: if the agent has no dial, or λ is out of its range
         """
-        if self.dial is None:
-            raise ValueError("The agent learned for one λ: make it with cost_coef='dial' or a range to set λ later.")
-        self.dial.check(cost_coef)
+        self._check_dial().check(cost_coef)
         self.master.set_cost_coef(cost_coef)  # type: ignore[attr-defined]
 
     def set_budget(self, budget: float) -> None:
@@ -175,11 +175,18 @@ class AsymSAC(SAC):
         ``save`` keeps both.
 
         :param budget: mean cost per env step, as a share of the largest sub-policy's FLOPs
-        :raises ValueError: if no curve was measured since the agent learned, all of it costs more, or it is no share
+        :raises ValueError: if the agent has no dial, no curve was measured since it learned, all of it costs more, or it is no
+            share
         """
+        self._check_dial()
         if not self.cost_curve:
             raise ValueError("The agent's cost was not measured under several λ yet: evaluate(model, cost_coef='dial') does.")
         self.master.set_cost_coef(cost_coef_for(budget, self.cost_curve), budget)  # type: ignore[attr-defined]
+
+    def _check_dial(self) -> Dial:
+        if self.dial is None:
+            raise ValueError("The agent learned for one λ: make it with cost_coef='dial' or a range to set λ later.")
+        return self.dial
 
     @property
     def option_names(self) -> tuple[str, ...]:
@@ -198,11 +205,13 @@ class AsymSAC(SAC):
     ) -> Any:
         if reset_num_timesteps or self._last_obs is None:  # SB3 resets the env now
             self._option_state = None
-        if isinstance(self._update, PlainUpdate) or self.fast_update is False:
-            self._release_update()
-            # To be chosen anew: this call of learn may be a longer one.
-            self._update = self.master.compiled_update = None
+        if isinstance(self._update.present, PlainUpdate) or self.fast_update is False:
+            self._update.forget()  # this call of learn may be a longer one
         self.master.use_cost_coef(self.cost_coef)
+        self.master.gamma = self.gamma
+        self.option_memory.adapt(**self._memory_kwargs())
+        if "learning_rate" not in self.master_kwargs:
+            self.master.lr_schedule = self.lr_schedule
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         with stop_where_not_finite(self):
             check_finite(self._last_obs, "observation")
@@ -276,14 +285,15 @@ class AsymSAC(SAC):
         self.cost_curve = ()  # it was that of other weights
         optimizers = [*self.policy.optimizers, *([] if self.ent_coef_optimizer is None else [self.ent_coef_optimizer])]
         self._update_learning_rate(optimizers)
-        self.master.begin_updates(gradient_steps)
+        self.master.begin_updates(gradient_steps, self.logger, self._current_progress_remaining)
+        updates_ahead = max(self._updates_ahead(), gradient_steps)
         steps: list[dict[str, list[float]]] = []
         while len(steps) < gradient_steps:
             n = min(gradient_steps - len(steps), STEPS_AT_ONCE)
             update_targets = [step % self.target_update_interval == 0 for step in range(len(steps), len(steps) + n)]
             batches = split(self._sample(n * batch_size), batch_size)
             with stop_where_not_finite(self):
-                steps += self._gradient_steps(batches, update_targets)
+                steps += self._update.steps(batches, update_targets, updates_ahead)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for key in [key for key, values in steps[0].items() if values] if steps else ():
@@ -298,30 +308,15 @@ class AsymSAC(SAC):
         env = self._vec_normalize_env
         return self.master.batch_of(sample_transitions(self.replay_buffer, batch_size, env), env)  # type: ignore[arg-type]
 
-    def _gradient_steps(
-        self, batches: Sequence[Batch | OptionBatch], update_targets: Sequence[bool]
-    ) -> list[dict[str, list[float]]]:
-        if self._update is None:
-            steps_ahead = self._total_timesteps - self.num_timesteps
-            frequency = self.train_freq.frequency * self.n_envs  # type: ignore[union-attr]
-            updates_ahead = steps_ahead * self.gradient_steps / frequency if self.gradient_steps > 0 else steps_ahead
-            self._use(choose_update(self, batches[0], self.master.batch_size, self.fast_update, updates_ahead, self.verbose))
-        assert self._update is not None
-        try:
-            return self._update.steps(batches, update_targets)
-        except CompiledUpdateUnavailable as error:  # something was changed since the update was made
-            self._release_update()
-            self._use(plain_update(self, str(error), self.fast_update, self.verbose))
-            return self._update.steps(batches, update_targets)
-
-    def _use(self, update: PlainUpdate | CompiledUpdate) -> None:
-        self._update = update
-        self.master.compiled_update = update.master_update if isinstance(update, CompiledUpdate) else None
-
-    def _release_update(self) -> None:
-        """Give the agent's weights memory of their own again, which a compiled update keeps in its own."""
-        if isinstance(self._update, CompiledUpdate):
-            self._update.release()
+    def _updates_ahead(self) -> float:
+        """About how many gradient steps are left to do in this call of ``learn``."""
+        steps_ahead = self._total_timesteps - self.num_timesteps
+        if self.gradient_steps < 0:
+            return steps_ahead
+        frequency, unit = self.train_freq  # type: ignore[misc]
+        in_episodes = unit == TrainFrequencyUnit.EPISODE
+        steps_each = self.num_timesteps / max(self._episode_num, 1) if in_episodes else self.n_envs
+        return steps_ahead * self.gradient_steps / (frequency * max(steps_each, 1))
 
     def learn(
         self: SelfAsymSAC,
@@ -347,9 +342,8 @@ class AsymSAC(SAC):
     # --- saving ---
 
     def __getstate__(self) -> dict[str, Any]:
-        # A compiled update belongs to this agent's memory: a copy makes its own.
-        self._release_update()
-        return {**self.__dict__, "_update": None}
+        self._update.release()
+        return self.__dict__
 
     @classmethod
     def load(
@@ -394,19 +388,20 @@ class AsymSAC(SAC):
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         present = getattr(self, "replay_buffer", None)  # deleted, maybe, to make room for the one that is loaded
-        super().load_replay_buffer(path, truncate_last_traj)
-        memory = getattr(self.replay_buffer, "option_memory", None)
-        if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
-            memory = OptionMemory(self.replay_buffer, **self._memory_kwargs())  # type: ignore[arg-type]
-        n_options = int(memory.options.max()) + 1
         try:
+            super().load_replay_buffer(path, truncate_last_traj)
+            memory = getattr(self.replay_buffer, "option_memory", None)
+            if memory is None:  # SAC's: its transitions have no option, but the sub-policies learn from them
+                memory = OptionMemory(self.replay_buffer, **self._memory_kwargs())  # type: ignore[arg-type]
+            n_options = int(memory.options.max()) + 1
             if n_options > len(self.option_names):
                 raise ValueError(f"The memory in {path} is of {n_options} sub-policies, the agent has {self.option_names}.")
             self.master.use_memory(memory)
-        except ValueError:
+        except Exception:
             self.replay_buffer = present
             raise
         memory.adapt(**self._memory_kwargs())
+        memory.go_on(self._option_state, self.option_length)
         self._set_option_memory(memory)
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:

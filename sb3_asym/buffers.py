@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_asym.options import NO_OPTION, option_return
+from sb3_asym.options import NO_OPTION, OptionState, option_return
 
 Batch = ReplayBufferSamples | DictReplayBufferSamples
 STEPS_AT_ONCE = 32
@@ -104,6 +104,18 @@ class OptionMemory:
         """
         self.option_length = max(self.option_length, option_length)
         self.gamma, self.costs, self.recent_steps = gamma, costs, recent_steps
+
+    def go_on(self, state: OptionState | None, option_length: int) -> None:
+        """
+        Forget options in force other than those of the envs, which may be in other states than where the memory was saved.
+
+        :param state: options in force in the envs, or None
+        :param option_length: length of an option, env steps
+        """
+        known = state is not None and len(state.option) == len(self._running)
+        left = state.steps_left if known else np.zeros_like(self._running)  # type: ignore[union-attr]
+        ran = np.where(left > 0, option_length - left, 0)
+        self._running[self._running != ran] = 0
 
     def add(self, options: np.ndarray, started: np.ndarray, ended: np.ndarray) -> None:
         """

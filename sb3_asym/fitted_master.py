@@ -84,7 +84,10 @@ class FittedMaster(MasterDQN):
         """
         learned, wanted = self.network.dial, dial_of(cost_coef)
         if wanted is not None and wanted != learned:
-            raise ValueError(f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {learned}.")
+            networks = "one λ" if learned is None else f"{learned.low:g} to {learned.high:g}"
+            raise ValueError(
+                f"cost_coef={cost_coef!r} must be given where the agent is made: its networks are for {networks}."
+            )
         if wanted is None:
             self.acting = None
         elif (share := budget_of(cost_coef)) is not None:
@@ -153,12 +156,15 @@ class FittedMaster(MasterDQN):
         self._set_prices(env)
         return draw_options(batch, cost_coefs, self.network, self.option_length, self.gamma)
 
-    def begin_updates(self, n_updates: int) -> None:
+    def begin_updates(self, n_updates: int, logger: Logger, progress_remaining: float) -> None:
         """
         Follow the schedule of the learning rate, and count.
 
         :param n_updates: number of gradient steps to come
+        :param logger: logger of the agent
+        :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
         """
+        super().begin_updates(n_updates, logger, progress_remaining)
         self._update_learning_rate(self.policy.optimizer)
         self._n_updates += n_updates
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -195,6 +201,24 @@ class FittedMaster(MasterDQN):
                     self.set_cost_coef(self.acting.start, self.acting.share)
         if not isinstance(self.acting, DrawnCostCoefs):
             self.logger.record("train/cost_coef", self.cost_coef)
+
+    def counters(self) -> dict[str, Any]:
+        """
+        As a DQN's, and λ of the episodes that are under way.
+
+        :return: values by attribute
+        """
+        return {**super().counters(), "acting": self.acting, "_episode_steps": self._episode_steps}
+
+    def restore(self, counters: dict[str, Any]) -> None:
+        """
+        Go on from saved counters; with another number of envs, in other episodes.
+
+        :param counters: as ``counters`` gave them
+        """
+        if len(counters.get("_episode_steps", ())) != self.n_envs:
+            counters = {name: value for name, value in counters.items() if name not in ("acting", "_episode_steps")}
+        super().restore(counters)
 
     def _on_step(self) -> None:
         # A DQN's without the target network: the critic has one.
@@ -270,4 +294,7 @@ def make_master(model: Any) -> MasterDQN:
     )
     if kind is FittedMaster:
         arguments["shares"] = policy.cost_shares
-    return kind(policy.master, model.option_memory, model.cost_coef, model.n_envs, **{**arguments, **model.master_kwargs})
+    arguments |= model.master_kwargs
+    if isinstance(arguments["train_freq"], list):  # from a file
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    return kind(policy.master, model.option_memory, model.cost_coef, model.n_envs, **arguments)

@@ -148,12 +148,16 @@ class MasterDQN(DQN):
         """
         return batch
 
-    def begin_updates(self, n_updates: int) -> None:
+    def begin_updates(self, n_updates: int, logger: Logger, progress_remaining: float) -> None:
         """
         What this master does before critics and actors learn.
 
         :param n_updates: number of gradient steps to come
+        :param logger: logger of the agent
+        :param progress_remaining: training progress that remains, from 1 (start) to 0 (end)
         """
+        self._logger = _MasterLogger(logger)  # type: ignore[assignment]
+        self._current_progress_remaining = progress_remaining
 
     def step(
         self,

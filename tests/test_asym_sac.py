@@ -5,10 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import stable_baselines3.sac as stock
+import torch as th
 from envs import ChainEnv, DriftEnv, GoalChainEnv
 from stable_baselines3 import SAC, HerReplayBuffer
+from stable_baselines3.common.logger import configure
 
 from sb3_asym import AsymSAC
+from sb3_asym.options import mean_duration
 from sb3_asym.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_asym.update.compiled import CompiledUpdate
 from sb3_asym.update.plain import PlainUpdate
@@ -36,14 +39,63 @@ def test_another_weight_of_the_cost_takes_effect_at_the_next_learn(make_agent, c
         agent.learn(10)
 
 
+@pytest.mark.parametrize("critic", ["option", "shared"])
+def test_discount_and_learning_rate_reach_the_master_too(make_agent, critic):
+    agent = make_agent(critic=critic, option_length=50).learn(30)
+    agent.gamma, agent.learning_rate = 0.5, 1e-5
+    agent._setup_lr_schedule()  # as SB3's users do
+    agent.learn(30, reset_num_timesteps=False)
+    assert agent.option_memory.gamma == 0.5
+    assert agent.policy.master.optimizer.param_groups[0]["lr"] == 1e-5
+    if critic == "option":
+        price = agent.option_memory.costs[1] * mean_duration(50, 0.5)
+        assert agent.policy.advantage_network.prices[1].item() == pytest.approx(price)
+    own = make_agent(critic=critic, master_kwargs=dict(learning_rate=0.01)).learn(30)
+    own.learning_rate = 1e-5
+    own._setup_lr_schedule()
+    own.learn(30, reset_num_timesteps=False)
+    assert own.policy.master.optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("critic", ["option", "shared", "separate"])
+def test_learning_from_a_memory_without_an_env(make_agent, critic, tmp_path):
+    """Offline, as SAC can."""
+    agent = make_agent(critic=critic).learn(60)
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "memory")
+    loaded = AsymSAC.load(tmp_path / "agent")
+    loaded.load_replay_buffer(tmp_path / "memory")
+    loaded.set_logger(configure(None, []))
+    before = {name: value.clone() for name, value in loaded.policy.state_dict().items()}
+    loaded.train(10, 16)
+    assert loaded._n_updates == agent._n_updates + 10
+    changed = {name for name, value in loaded.policy.state_dict().items() if not th.equal(value, before[name])}
+    assert {"actors.0.mu.weight", "actors.1.mu.weight", "critics.0.qf0.0.weight"} <= changed
+    assert any(name.startswith("master.q_net.") for name in changed) == (critic == "option")
+
+
+def test_the_number_of_updates_ahead(make_agent):
+    """With 7 steps in an episode."""
+    for settings, expected in (
+        (dict(), 700),
+        (dict(gradient_steps=-1), 700),
+        (dict(train_freq=7, gradient_steps=2), 200),
+        (dict(train_freq=(1, "episode"), gradient_steps=2), 200),
+        (dict(train_freq=(5, "episode"), gradient_steps=-1), 700),
+    ):
+        agent = make_agent(ChainEnv(), **settings).learn(70)
+        agent._total_timesteps = 770
+        assert agent._updates_ahead() == pytest.approx(expected)
+
+
 def test_the_kind_of_update_takes_effect_at_the_next_learn(make_agent):
     agent = make_agent(fast_update=False).learn(30)
     agent.fast_update = True
     agent.learn(20, reset_num_timesteps=False)
-    assert isinstance(agent._update, CompiledUpdate)
+    assert isinstance(agent._update.present, CompiledUpdate)
     agent.fast_update = False
     agent.learn(20, reset_num_timesteps=False)
-    assert isinstance(agent._update, PlainUpdate)
+    assert isinstance(agent._update.present, PlainUpdate)
     assert agent.master.compiled_update is None
 
 

@@ -122,6 +122,8 @@ def test_what_is_no_cost_coef(make_agent, cost_coef):
 def test_what_needs_a_dial(make_agent):
     with pytest.raises(ValueError, match="make it with cost_coef='dial'"):
         make_agent().set_cost_coef(0.3)
+    with pytest.raises(ValueError, match="make it with cost_coef='dial'"):
+        make_agent().set_budget(0.3)
     with pytest.raises(ValueError, match="needs critic='option'"):
         make_agent(critic="shared", cost_coef="dial")
     agent = make_agent(cost_coef=(0.1, 10.0))
@@ -133,7 +135,7 @@ def test_what_needs_a_dial(make_agent):
         make_agent(cost_coef="dial", n_steps=3)
     plain = make_agent(critic="option")
     plain.cost_coef = "dial"
-    with pytest.raises(ValueError, match="must be given where the agent is made"):
+    with pytest.raises(ValueError, match=r"must be given where the agent is made: its networks are for one λ\."):
         plain.learn(30)
 
 

@@ -22,6 +22,9 @@ AGENTS = {
     "n-step returns": dict(n_steps=3),
     "gSDE": dict(use_sde=True, sde_sample_freq=4),
     "HER": dict(policy="MultiInputPolicy", replay_buffer_class=HerReplayBuffer),
+    "dial": dict(cost_coef="dial"),
+    "budget": dict(cost_coef="auto_0.4"),
+    "DQN that learns by episodes": dict(critic="shared", master_kwargs=dict(train_freq=(1, "episode"), gradient_steps=2)),
 }
 
 
@@ -38,8 +41,15 @@ def assert_same_agent(first, second):
         assert_same_tree(first.log_ent_coef.detach(), second.log_ent_coef.detach())
     assert first.num_timesteps == second.num_timesteps
     assert first._n_updates == second._n_updates
-    assert first.master.counters() == second.master.counters()
+    assert_same_tree(*map(counters_of, (first, second)))
     assert first.master.counters()["_n_updates"] > 0
+
+
+def counters_of(agent):
+    """The master's, λ over the episodes among them."""
+    counters = agent.master.counters()
+    acting = counters.pop("acting", None)
+    return counters, {} if acting is None else vars(acting)
 
 
 @pytest.mark.filterwarnings("ignore:`n_steps=3` is ignored")  # SB3's load warns of what it saved itself
@@ -89,6 +99,19 @@ def test_a_running_option_is_held_after_loading(make_agent, tmp_path):
     loaded.learn(8, reset_num_timesteps=False)
     assert loaded.option_memory.options[0, 0] == running
     assert loaded.option_memory.lengths[:8, 0].tolist() == [0, 3, 0, 0, 1, 3, 0, 0]
+
+
+def test_a_memory_does_not_go_on_with_options_of_another_time(make_agent, tmp_path):
+    """It is saved after two steps of an option of three, and loaded where one step of another has been made."""
+    agent = make_agent(ChainEnv(lengths=(100,)), learning_starts=0, batch_size=4, critic="shared").learn(8)
+    assert agent._option_state.steps_left == 1
+    agent.save_replay_buffer(tmp_path / "memory")
+    agent.learn(2, reset_num_timesteps=False)
+    assert agent._option_state.steps_left == 2
+    agent.load_replay_buffer(tmp_path / "memory", truncate_last_traj=False)
+    agent.learn(8, reset_num_timesteps=False)
+    assert agent.option_memory.lengths[:16, 0].tolist() == [3, 0, 0, 3, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 0, 0]
+    agent.option_memory.sample(100)
 
 
 def test_a_loaded_agent_starts_a_new_option_in_a_new_episode(make_agent, tmp_path):
@@ -147,6 +170,13 @@ def test_an_interrupted_run_resumes_from_its_checkpoint(make_agent, tmp_path):
 def test_a_seed_fixes_the_run(make_agent, name):
     first, second = (make_agent(make_env(name, n_envs=2), **AGENTS[name]).learn(60) for _ in range(2))
     assert_same_agent(first, second)
+
+
+def test_episodes_of_other_envs_have_other_cost_coefs(make_agent, tmp_path):
+    make_agent(make_env("dial", 2), cost_coef="dial").learn(60).save(tmp_path / "agent")
+    loaded = AsymSAC.load(tmp_path / "agent", env=make_env("dial", 3))
+    assert len(loaded.master.acting.cost_coefs) == 3
+    loaded.learn(60, reset_num_timesteps=False)
 
 
 def test_another_seed_is_another_run(make_agent):

@@ -58,6 +58,13 @@ def test_positional_arguments_come_in_the_order_of_sac():
         assert model.policy.sub_net_archs == dict(small=[4], large=[16])
 
 
+def test_n_steps_by_position():
+    arguments = [parameter.default for parameter in inspect.signature(SAC).parameters.values()][2:]
+    position = list(inspect.signature(SAC).parameters).index("n_steps")
+    model = AsymSAC("MlpPolicy", DriftEnv(), *arguments[: position - 2], 3)
+    assert (model.n_steps, model.critic_kind) == (3, "shared")
+
+
 def test_arguments_can_be_passed_on_to_the_next_agent(make_agent):
     policy_kwargs, master_kwargs = dict(net_arch=[8]), dict(learning_rate=1e-3)
     make_agent(policy_kwargs=policy_kwargs, master_kwargs=master_kwargs, critic="separate")

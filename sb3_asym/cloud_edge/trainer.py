@@ -180,8 +180,8 @@ def frozen_actor(model: OffPolicyAlgorithm) -> Iterator[None]:
         optimizers.append(ent_coef_optimizer)
     wanted = getattr(model, "fast_update", None)
     if isinstance(model, AsymSAC):  # the compiled update steps all of its networks
-        model._release_update()
-        model.fast_update, model._update, model.master.compiled_update = False, None, None
+        model.fast_update = False
+        model._update.forget()
     for optimizer in optimizers:
         optimizer.step = _rest
     scales = [policy.advantage_network.scale] if getattr(policy, "critic_kind", "") == "option" else []
@@ -194,7 +194,8 @@ def frozen_actor(model: OffPolicyAlgorithm) -> Iterator[None]:
         for scale, value in zip(scales, resting, strict=True):
             scale.copy_(value)
         if isinstance(model, AsymSAC):
-            model.fast_update, model._update = wanted, None
+            model.fast_update = wanted
+            model._update.forget()
 
 
 def _rest(*_: Any, **__: Any) -> None:

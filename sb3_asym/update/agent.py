@@ -20,6 +20,9 @@ class Agent(Protocol):
     :param log_ent_coef: ``(n_options,)`` log α, or None where α is fixed
     :param ent_coef_optimizer: its optimizer, or None
     :param ent_coef_tensor: the fixed α, scalar
+    :param master: the master, of the kind that the critic needs
+    :param fast_update: whether the compiled update is wanted; None for the default
+    :param verbose: 1 to print a line where compiling starts, or falls back
     """
 
     policy: AsymSACPolicy
@@ -31,3 +34,6 @@ class Agent(Protocol):
     log_ent_coef: th.Tensor | None
     ent_coef_optimizer: th.optim.Adam | None
     ent_coef_tensor: Any
+    master: Any
+    fast_update: bool | None
+    verbose: int

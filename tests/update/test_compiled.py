@@ -13,7 +13,6 @@ from torch._inductor import config
 from torch.utils._pytree import tree_map
 
 from sb3_asym.update import graph, matmul
-from sb3_asym.update.choice import choose_update
 from sb3_asym.update.compiled import CompiledUpdate, obstacle_to_compiling
 from sb3_asym.update.graph import GraphCache, compile_function
 from sb3_asym.update.plain import PlainUpdate
@@ -97,15 +96,15 @@ def test_own_products_equal_those_of_torch(monkeypatch):
 @pytest.mark.parametrize("ent_coef", ["auto", 0.1])
 def test_the_graph_equals_the_function_that_it_was_made_of(make_agent, device, ent_coef, tmp_path):
     agent = make_agent(device=device, ent_coef=ent_coef, fast_update=True, learning_starts=50).learn(60)
-    assert isinstance(agent._update, CompiledUpdate)
+    assert isinstance(agent._update.present, CompiledUpdate)
     for _ in range(3):
         batch = agent._sample(64)
-        noise = th.randn((1, *agent._update._noise_shape(batch)), device=device)
-        (inputs,), state = agent._update._inputs([batch], [True], noise), agent._update._state(batch)
+        noise = th.randn((1, *agent._update.present._noise_shape(batch)), device=device)
+        (inputs,), state = agent._update.present._inputs([batch], [True], noise), agent._update.present._state(batch)
         copies = tree_map(th.clone, state)
         with th.no_grad():
-            expected = agent._update._update(*inputs, *copies)
-        th.testing.assert_close(agent._update._graphs(inputs, state), expected, rtol=1e-4, atol=1e-5)
+            expected = agent._update.present._update(*inputs, *copies)
+        th.testing.assert_close(agent._update.present._graphs(inputs, state), expected, rtol=1e-4, atol=1e-5)
         th.testing.assert_close(state, copies, rtol=1e-4, atol=1e-5)
     agent.save(tmp_path / "agent")
     agent.set_parameters(str(tmp_path / "agent.zip"), device=device)
@@ -160,7 +159,7 @@ def test_the_masters_step_equals_that_of_dqn(make_pair):
 def test_checkpoints_move_between_both(make_agent, tmp_path):
     """Weights, moments and step counts survive a save by one and a load into the other, in both directions."""
     fast = make_agent(fast_update=True).learn(60)
-    assert isinstance(fast._update, CompiledUpdate)
+    assert isinstance(fast._update.present, CompiledUpdate)
     fast.save(tmp_path / "fast")
     plain = type(fast).load(tmp_path / "fast", env=fast.get_env(), fast_update=False)
     assert th.equal(parameters(fast), parameters(plain))
@@ -168,7 +167,7 @@ def test_checkpoints_move_between_both(make_agent, tmp_path):
     plain.save(tmp_path / "plain")
     fast.set_parameters(str(tmp_path / "plain.zip"), device="cpu")
     assert th.equal(parameters(fast), parameters(plain))
-    assert fast.policy.actor.mu.weight.data_ptr() >= fast._update.actors.flat.data_ptr()
+    assert fast.policy.actor.mu.weight.data_ptr() >= fast._update.present.actors.flat.data_ptr()
     fast.learn(30, reset_num_timesteps=False)
     steps = [agent.policy.actor.optimizer.state[agent.policy.actor.mu.weight]["step"] for agent in (plain, fast)]
     assert steps[1] == steps[0] + 30
@@ -203,7 +202,7 @@ def test_what_it_does_not_cover_falls_back_with_one_line(make_agent, capsys, kwa
     agent = make_agent(fast_update=True, verbose=1, **kwargs)
     assert reason in obstacle_to_compiling(agent)
     agent.learn(30)
-    assert isinstance(agent._update, PlainUpdate)
+    assert isinstance(agent._update.present, PlainUpdate)
     assert f"Plain update: {obstacle_to_compiling(agent)}." in capsys.readouterr().out
 
 
@@ -241,8 +240,8 @@ def test_where_steps_differ_the_plain_update_goes_on(make_agent, capsys):
     agents[1].policy.actors[0].optimizer.state.clear()
     for agent in agents:
         th.manual_seed(0)
-        agent._gradient_steps([batch], [True])
-        assert isinstance(agent._update, PlainUpdate)
+        agent._update.steps([batch], [True], 0)
+        assert isinstance(agent._update.present, PlainUpdate)
     assert "Plain update: the optimizers have not taken the same number of steps." in capsys.readouterr().out
     th.testing.assert_close(parameters(agents[0]), parameters(agents[1]))
 
@@ -252,7 +251,7 @@ def test_a_compiler_that_fails_means_the_plain_update(make_agent, capsys):
     with config.patch({"cpp.cxx": ("/bin/false",), "force_disable_caches": True}):
         for fast_update in (True, False):
             agents.append(make_agent(GoalChainEnv(), "MultiInputPolicy", verbose=1, fast_update=fast_update).learn(60))
-            assert isinstance(agents[-1]._update, PlainUpdate)
+            assert isinstance(agents[-1]._update.present, PlainUpdate)
     assert capsys.readouterr().out.count("Plain update: compiling failed") == 1
     assert th.equal(parameters(agents[0]), parameters(agents[1]))
 
@@ -263,7 +262,7 @@ def test_a_batch_that_cannot_be_compiled_goes_to_the_plain_update(make_agent, ca
     with config.patch({"cpp.cxx": ("/bin/false",), "force_disable_caches": True}):
         agent.train(1, 17)
         agent.master.train(1, 17)
-    assert isinstance(agent._update, PlainUpdate)
+    assert isinstance(agent._update.present, PlainUpdate)
     assert agent.master.compiled_update is None
     assert "Plain update: compiling failed" in capsys.readouterr().out
 
@@ -272,8 +271,8 @@ def test_weights_in_memory_of_their_own_are_learned_too(make_agent):
     """As ``load_from_vector`` and other ways to replace a parameter's data leave them."""
     agent = make_agent(fast_update=True).learn(60)
     agent.policy.load_from_vector(np.full_like(agent.policy.parameters_to_vector(), 0.1))
-    agent._gradient_steps([agent._sample(16)], [True])
-    assert agent.policy.actor.mu.weight.data_ptr() >= agent._update.actors.flat.data_ptr()
+    agent._update.steps([agent._sample(16)], [True], 0)
+    assert agent.policy.actor.mu.weight.data_ptr() >= agent._update.present.actors.flat.data_ptr()
     changes = [th.all(weight != 0.1) for weight in (agent.policy.actor.mu.weight, agent.policy.critic.q_networks[0][0].weight)]
     assert all(changes)
 
@@ -286,7 +285,7 @@ def test_a_copy_learns_by_itself(make_agent):
     for copy in (deepcopy(agent), cloudpickle.loads(cloudpickle.dumps(agent))):
         assert th.equal(parameters(copy), before)
         copy.learn(30, reset_num_timesteps=False)
-        assert isinstance(copy._update, CompiledUpdate)
+        assert isinstance(copy._update.present, CompiledUpdate)
         assert not th.equal(parameters(copy), before)
     assert th.equal(parameters(agent), before)
 
@@ -294,14 +293,14 @@ def test_a_copy_learns_by_itself(make_agent):
 def test_short_runs_are_not_compiled(make_agent):
     agent = make_agent(fast_update=None)
     agent.learn(30)
-    assert isinstance(agent._update, PlainUpdate)
+    assert isinstance(agent._update.present, PlainUpdate)
 
 
 def test_on_a_gpu_the_graph_has_to_be_asked_for(make_agent):
     """There it has not been run yet."""
-    agent = make_agent().learn(60)
+    agent = make_agent(fast_update=None).learn(60)
     batch = agent._sample(16)
     agent.device = th.device("cuda")
-    assert isinstance(choose_update(agent, batch, 16, None, 1_000_000, 0), PlainUpdate)
+    assert isinstance(agent._update._choose(batch, 1_000_000), PlainUpdate)
     agent.device = th.device("cpu")
-    assert isinstance(choose_update(agent, batch, 16, None, 1_000_000, 0), CompiledUpdate)
+    assert isinstance(agent._update._choose(batch, 1_000_000), CompiledUpdate)
