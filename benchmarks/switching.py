@@ -82,9 +82,22 @@ def measure(task: str, run: str, model: SAC) -> dict[str, Any]:
     cost_coef: Any = {"dial": "dial", "auto_0.4": DEFAULT_DIAL.low}.get(run, ())
     report = evaluate(model, env, N_EVAL_EPISODES, seed=HELD_OUT, cost_coef=cost_coef).to_dict()
     own = {"cost_coef": model.master.cost_coef, "budget_share": 1 - report["flops_reduction"]}
+    if run == "auto_0.4":
+        own["share_over_several"] = spent_over_several(env, model)
     if run == "generalists":
         own["mixtures"] = [mixture(env, model, use) for use in MIXTURES]
     return {**report, **own}
+
+
+def spent_over_several(env: VecEnv, model: AsymSAC, n_episodes: int = 5) -> float:
+    """What an agent spends, as a share of the large network's FLOPs, over several episodes in a row: λ goes on over their ends."""
+    shares, n_ended = [], np.zeros(env.num_envs, dtype=np.int64)
+    for step in rollout(model, env, HELD_OUT):
+        shares.append(model.policy.cost_shares[step.options][n_ended < n_episodes])
+        n_ended += step.dones
+        if n_ended.min() >= n_episodes:
+            break
+    return float(np.concatenate(shares).mean())
 
 
 def mixture(env: VecEnv, model: AsymSAC, use: float) -> dict[str, float]:
