@@ -90,7 +90,7 @@ def measure(task: str, run: str, model: SAC) -> dict[str, Any]:
 
 
 def spent_over_several(env: VecEnv, model: AsymSAC, n_episodes: int = 5) -> float:
-    """What an agent spends, as a share of the large network's FLOPs, over several episodes in a row: λ goes on over their ends."""
+    """What an agent spends, as a share of the large network's FLOPs, over episodes in a row: λ goes on over their ends."""
     shares, n_ended = [], np.zeros(env.num_envs, dtype=np.int64)
     for step in rollout(model, env, HELD_OUT):
         shares.append(model.policy.cost_shares[step.options][n_ended < n_episodes])
