@@ -6,9 +6,11 @@ imports that file before it parses its arguments (see ``examples/custom_envs.py`
 """
 
 import runpy
+import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -75,7 +77,27 @@ def run(verb: str, arguments: Sequence[str]) -> None:
         _patch_push_to_hub()
     # The Zoo's plots import each other, so the one to run may be imported already, which does no harm.
     warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning, "runpy")
-    runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
+    with _calls_of_ours():
+        runpy.run_module(VERBS[verb], run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def _calls_of_ours() -> Iterator[None]:
+    """``benchmark`` and ``record_training`` call other commands: ours, which know ``asym_sac`` and need no clone of the Zoo."""
+    call = subprocess.call
+
+    def call_ours(command: Any, *args: Any, **kwargs: Any) -> int:
+        if command[:2] == ["python", "enjoy.py"]:
+            command = [sys.executable, "-m", "sb3_asym.zoo", "enjoy", *command[2:]]
+        elif command[:2] == ["python", "-m"]:
+            command = [sys.executable, "-m", "sb3_asym.zoo", command[2].removeprefix("rl_zoo3."), *command[3:]]
+        return call(command, *args, **kwargs)
+
+    subprocess.call = call_ours  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.call = call
 
 
 def _patch_push_to_hub() -> None:

@@ -26,7 +26,7 @@ def workplace(tmp_path_factory):
         patch.setenv("MPLBACKEND", "Agg")
         patch.setenv("TRUST_REMOTE_CODE", "True")  # load_from_hub asks for it
         patch.setattr(sys, "argv", ["pytest"])
-        run("train", f"{TRAIN} -f logs --save-replay-buffer -params {TINY}")
+        run("train", f"{TRAIN} -f logs --save-replay-buffer --save-freq 150 -params {TINY}")
         yield folder
 
 
@@ -46,7 +46,9 @@ def test_training_goes_on_from_a_saved_agent(workplace, capsys):
     agent = "logs/asym_sac/Pendulum-v1_1/Pendulum-v1.zip"
     run("train", f"{TRAIN} -f further -i {agent} -params {TINY}")
     assert "Loading replay buffer" in capsys.readouterr().out
-    assert AsymSAC.load("further/asym_sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 300
+    before, after = AsymSAC.load(agent), AsymSAC.load("further/asym_sac/Pendulum-v1_1/Pendulum-v1.zip")
+    assert after.num_timesteps == 300
+    assert after._n_updates > before._n_updates > 0
 
 
 @pytest.mark.parametrize("more", ["", "--load-best --stochastic"])
@@ -59,6 +61,26 @@ def test_record_video(workplace):
     pytest.importorskip("pygame")
     run("record_video", f"{SHOW} -o videos".replace(" --device cpu", ""))
     assert list(Path("videos").glob("*.mp4"))
+
+
+def test_record_training(workplace, monkeypatch):
+    """Checkpoints, the best and the final agent, joined by ffmpeg."""
+    pytest.importorskip("pygame")
+    ffmpeg = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    Path("programs").mkdir()
+    Path("programs/ffmpeg").symlink_to(ffmpeg)
+    monkeypatch.setenv("PATH", f"{Path('programs').absolute()}{os.pathsep}{os.environ['PATH']}")
+    folder = Path("training").absolute()  # ffmpeg takes relative ones from another folder
+    run("record_training", f"--algo asym_sac --env Pendulum-v1 -f logs -n 60 -o {folder}")
+    names = {path.name.split("-asym_sac")[0] for path in folder.glob("*.mp4")}
+    assert {"final-model", "best-model", "checkpoint-150"} <= names
+    assert (folder / "training.mp4").stat().st_size > 1000
+
+
+def test_benchmark(workplace, capfd):
+    run("benchmark", "--log-dir logs --benchmark-dir measured --no-hub -n 400 --num-threads 1")
+    assert "Mean reward" in capfd.readouterr().out
+    assert list(Path("measured").glob("asym_sac-Pendulum-v1/*.monitor.csv"))
 
 
 def test_plots(workplace):
