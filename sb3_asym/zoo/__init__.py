@@ -83,7 +83,7 @@ def run(verb: str, arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _calls_of_ours() -> Iterator[None]:
-    """``benchmark`` and ``record_training`` call other commands: ours, which know ``asym_sac`` and need no clone of the Zoo."""
+    """``benchmark`` and ``record_training`` call other commands: now ours, which know ``asym_sac``."""
     call = subprocess.call
 
     def call_ours(command: Any, *args: Any, **kwargs: Any) -> int:
