@@ -105,12 +105,15 @@ class _Gail(Distillation):
             th.manual_seed(self.seed)
             discriminator = Discriminator(states, targets, self.discriminator_settings)
             env, model = self._make(size, discriminator)
-            progress = _ProgressCallback(self.on_progress, index, len(self.sizes), settings)
+            callbacks = [
+                DiscriminatorCallback(env),
+                _ProgressCallback(self.on_progress, index, len(self.sizes), settings),
+            ]
             self.snapshots.append([])
             try:
                 for _ in range(settings.n_rounds - 1):
                     n_steps = settings.n_envs * settings.n_steps
-                    model.learn(n_steps, callback=[DiscriminatorCallback(env), progress], reset_num_timesteps=False)
+                    model.learn(n_steps, callback=callbacks, reset_num_timesteps=False)
                     self.snapshots[-1].append(self._snapshot(model))
             except KeyboardInterrupt:
                 self.snapshots[-1].append(self._snapshot(model))

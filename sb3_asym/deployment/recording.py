@@ -185,7 +185,7 @@ class SampledObservations(gym.Env):
 def _samplable(space: gym.Space) -> gym.Space:
     """The space with infinite bounds instead of huge ones, such as the greatest float, up to which samples would reach."""
     if isinstance(space, gym.spaces.Dict):
-        return gym.spaces.Dict({key: _samplable(part) for key, part in space.spaces.items()})
+        return gym.spaces.Dict([(key, _samplable(part)) for key, part in space.spaces.items()])  # of a dict it sorts the keys
     if not isinstance(space, gym.spaces.Box) or space.dtype.kind != "f":
         return space
     low, high = np.where(space.low < -1e6, -np.inf, space.low), np.where(space.high > 1e6, np.inf, space.high)

@@ -31,12 +31,13 @@ def choose(candidates: Sequence[Candidate], keep: float, budget: float | None) -
     if not enough:
         closest = max(eligible, key=lambda candidate: shares[candidate.name])
         return None, (
-            f"No agent surely keeps {keep:.0%} of the return; the closest, {closest.name}, keeps {shares[closest.name]:.1%}."
+            f"No agent surely keeps {100 * keep:g}% of the return; "
+            f"the closest, {closest.name}, keeps {shares[closest.name]:.1%}."
         )
     best = min(enough, key=lambda candidate: candidate.flops_per_inference)
     return best, (
-        f"Chosen: {best.name}, the cheapest that surely keeps {keep:.0%} of the return: at least {shares[best.name]:.1%} over "
-        f"the selection episodes, within one standard error; {best.kept:.1%} over the held-out ones."
+        f"Chosen: {best.name}, the cheapest that surely keeps {100 * keep:g}% of the return: at least {shares[best.name]:.1%} "
+        f"over the selection episodes, within one standard error; {best.kept:.1%} over the held-out ones."
     )
 
 
@@ -67,7 +68,7 @@ def verdict(candidates: Sequence[Candidate], tolerance: float = 0.002) -> str:
 def switching_gain(candidates: Sequence[Candidate]) -> tuple[str, float] | None:
     """
     The agent that switches to the greatest advantage over the selection episodes, and its advantage over the held-out ones, so
-    that it is not the luck of the best of several.
+    that it is not the luck of the best of several. That of its baselines is: they are given the benefit of the doubt.
 
     :param candidates: all agents
     :return: its name, and the kept share of the return less that of the best of: fixed agents of at most the same FLOPs, and

@@ -55,6 +55,7 @@ class DistillationSettings:
     :param schedule: length and speed of learning, over all rounds
     :param n_switching_steps: env steps from which masters learn; 0 for no agents that switch
     :param n_cotraining_updates: gradient steps in which the smaller student learns on where a master lets it act; 0 for none
+    :raises ValueError: if rounds, envs or steps are less than 1, or updates less than rounds
     """
 
     n_rounds: int = 10
@@ -64,6 +65,13 @@ class DistillationSettings:
     schedule: Schedule = field(default_factory=Schedule)
     n_switching_steps: int = 12_000
     n_cotraining_updates: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_rounds", "n_envs", "n_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.schedule.n_updates < self.n_rounds:
+            raise ValueError(f"Each of {self.n_rounds} rounds needs an update, got n_updates={self.schedule.n_updates}.")
 
 
 def distill(
@@ -137,13 +145,14 @@ class Distillation:
             raise ValueError(f"keep is a share of the teacher's return such as 0.98, got {keep}.")
         if budget is not None and budget <= 0:
             raise ValueError(f"budget is a number of FLOPs per inference above 0, got {budget}.")
-        if n_eval_episodes is not None and n_eval_episodes < 1:
-            raise ValueError(f"n_eval_episodes must be at least 1, got {n_eval_episodes}.")
+        if n_eval_episodes is not None and n_eval_episodes < 2:
+            raise ValueError(f"n_eval_episodes must be at least 2, from which an error can be told, got {n_eval_episodes}.")
         self.start = time.monotonic()
         self.model, self.keep, self.budget, self.loss, self.int8, self.seed = model, keep, budget, loss, int8, seed
         self.settings, self.on_progress = settings or DistillationSettings(), on_progress
-        self.env_id = env if isinstance(env, str) else ""
         self.make: Callable[[], gym.Env] = partial(make_env, env) if isinstance(env, str) else env
+        is_ours = isinstance(self.make, partial) and self.make.func is make_env
+        self.env_id = self.make.args[0] if is_ours else ""  # type: ignore[attr-defined]
         self.teacher = Teacher(model, vec_normalize)
         self.sizes = _sizes(self.teacher, sizes)
         self._prepare()
@@ -275,6 +284,8 @@ class Distillation:
 
     def _forms(self) -> list[tuple[list[int], list[DeployableAgent]]]:
         """What was learned of each size: its copies."""
+        if not self.observations:
+            raise KeyboardInterrupt  # there is nothing yet that could be measured
         forms: list[tuple[list[int], list[DeployableAgent]]] = [(size, []) for size in self.sizes]
         for member, (index, _) in enumerate(self.students.members):
             forms[index][1].append(self.students.agent(member))
@@ -345,7 +356,8 @@ def _sizes(teacher: Teacher, sizes: Sequence[Sequence[int]] | None) -> list[list
 
     if sizes is None:
         ladder: list[list[int]] = [[], *([width, width] for width in WIDTHS)]
-        return [size for size in ladder if not size or flops(size) <= teacher.flops / 2]
+        cheap = [size for size in ladder if flops(size) <= teacher.flops / 2]
+        return sorted(cheap or [[]], key=flops)  # a linear one costs more than [4, 4] where there are many actions
     for size in sizes:
         if any(width < 1 for width in size):
             raise ValueError(f"A student needs layers of at least one unit, got {list(size)}.")
@@ -355,6 +367,8 @@ def _sizes(teacher: Teacher, sizes: Sequence[Sequence[int]] | None) -> list[list
             )
     if not sizes:
         raise ValueError("There is no student: name at least one size, such as 32,32.")
+    if len({tuple(size) for size in sizes}) < len(sizes):
+        raise ValueError(f"Name each size of a student once, got {[list(size) for size in sizes]}.")
     return sorted((list(size) for size in sizes), key=flops)
 
 

@@ -84,7 +84,7 @@ def candidates(entries: list[Entry]) -> list[Candidate]:
                 std_reward=float(entry.held_out.returns.std()),
                 kept=kept_share(reward, float(teacher.held_out.returns.mean())),
                 use_of_largest=float(use[-1]),
-                selection_error=float(differences.std() / np.sqrt(len(differences))),
+                selection_error=float(differences.std(ddof=1) / np.sqrt(len(differences))),
             )
         )
     return _with_front(sorted(found, key=lambda candidate: candidate.flops_per_inference))

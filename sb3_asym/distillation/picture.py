@@ -46,7 +46,7 @@ def draw_report(report: DistillationReport, keep: float | None = None, path: str
     teacher = report.teacher
     if keep is not None:
         kept = teacher.mean_reward - (1 - keep) * abs(teacher.mean_reward)
-        axes.axhline(kept, linestyle=":", color="gray", label=f"{keep:.0%} of the teacher's return")
+        axes.axhline(kept, linestyle=":", color="gray", label=f"{100 * keep:g}% of the teacher's return")
     best = report.best
     if best is not None:
         axes.scatter(

@@ -32,7 +32,9 @@ def to_sb3(agent: DeployableAgent, teacher: BaseAlgorithm) -> BaseAlgorithm:
     architecture: Any = hidden if agent.output == "argmax" else dict(pi=hidden, qf=[8])
     policy_kwargs = dict(net_arch=architecture, activation_fn=activation_of([network]))
     algorithm = DQN if agent.output == "argmax" else SAC
-    model = algorithm(policy, SampledObservations(teacher), policy_kwargs=policy_kwargs, **kwargs)
+    env = SampledObservations(teacher)
+    env.observation_space = teacher.observation_space  # as it is, with its bounds and the order of its parts
+    model = algorithm(policy, env, policy_kwargs=policy_kwargs, **kwargs)
     if agent.output == "argmax":
         q_networks: Any = (model.policy.q_net, model.policy.q_net_target)
         for q_network in q_networks:

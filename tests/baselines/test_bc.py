@@ -58,5 +58,5 @@ def test_no_student_acts_while_states_are_collected(monkeypatch):
             report_of_learning.append(set(acting))
 
     monkeypatch.setattr(DeployableAgent, "actions", noting)
-    behavioural_cloning(steering_teacher(), Steer, [[8]], n_eval_episodes=1, settings=SETTINGS, on_progress=progress)
+    behavioural_cloning(steering_teacher(), Steer, [[8]], n_eval_episodes=2, settings=SETTINGS, on_progress=progress)
     assert report_of_learning[-1] == {32}  # only the teacher has 32 units

@@ -327,7 +327,7 @@ def test_critics_are_as_large_as_the_teachers():
         (dict(sizes=[[500]]), "more than the teacher's"),
         (dict(keep=2), "keep is a share"),
         (dict(budget=-1), "budget is a number"),
-        (dict(n_eval_episodes=0), "at least 1"),
+        (dict(n_eval_episodes=1), "at least 2"),
         (dict(settings=DistillationSettings(n_rounds=1)), "at least 2 rounds"),
         (dict(discriminator=DiscriminatorSettings(reward="nice")), "reward must be one of logit, positive, got 'nice'"),
         (dict(discriminator=DiscriminatorSettings(n_updates=0)), "at least 1"),
@@ -335,4 +335,4 @@ def test_critics_are_as_large_as_the_teachers():
 )
 def test_bad_input(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        gail(steering_teacher(), Steer, **{"sizes": [[4]], "settings": TINY, "n_eval_episodes": 1, **kwargs})
+        gail(steering_teacher(), Steer, **{"sizes": [[4]], "settings": TINY, "n_eval_episodes": 2, **kwargs})

@@ -19,6 +19,7 @@ from sb3_asym.deployment import deployable
 from sb3_asym.deployment.rollouts import EnvPool, run_episodes
 from sb3_asym.distillation import DistillationSettings, distill
 from sb3_asym.distillation.choice import choose, verdict
+from sb3_asym.distillation.distill import _sizes
 from sb3_asym.distillation.report import Candidate, front, kept_share
 from sb3_asym.distillation.rollouts import collect
 from sb3_asym.distillation.students import Schedule, Students
@@ -182,6 +183,30 @@ def test_each_copy_learns_as_it_would_alone(teacher):
         th.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_a_saved_student_takes_the_envs_own_observations():
+    """In the order of the parts of its space, which is not that of the alphabet, and with its bounds."""
+    place = gym.spaces.Box(np.float32([np.finfo(np.float32).min] * 3), np.float32([np.finfo(np.float32).max] * 3))
+    space = gym.spaces.Dict([("place", place), ("goal", gym.spaces.Box(-5.0, 5.0, (2,)))])
+    teacher = plain(SAC, RandomEnv(space), "MultiInputPolicy", buffer_size=10, policy_kwargs=dict(net_arch=[16]))
+    saved = to_sb3(deployable(teacher), teacher)
+    assert saved.observation_space == teacher.observation_space
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        observation = {"goal": rng.normal(size=2).astype(np.float32), "place": rng.normal(size=3).astype(np.float32)}
+        actions = [model.predict(observation, deterministic=True)[0] for model in (saved, teacher)]
+        np.testing.assert_allclose(*actions, atol=1e-5)
+
+
+def test_the_ladder_goes_from_cheap_to_expensive():
+    """A linear student costs more than one of four units where there are many actions."""
+    env = RandomEnv()
+    env.observation_space, env.action_space = gym.spaces.Box(-1, 1, (105,)), gym.spaces.Box(-1, 1, (8,))
+    sizes = _sizes(Teacher(plain(SAC, env, buffer_size=10, policy_kwargs=dict(net_arch=[64, 64]))), None)
+    costs = [network_flops([105, *size, 8]) for size in sizes]
+    assert costs == sorted(costs)
+    assert sizes[:2] == [[4, 4], []]
+
+
 def test_students_act_in_their_share_of_the_stretches(teacher):
     distilled = Teacher(teacher)
     pool = EnvPool(Steer, 6, distilled.agent)
@@ -226,6 +251,22 @@ def test_ctrl_c_keeps_what_was_learned(teacher):
 
     report = distill(teacher, Steer, sizes=[[4]], n_eval_episodes=2, settings=TINY, on_progress=interrupt)
     assert {candidate.kind for candidate in report.candidates} == {"student", "teacher"}
+
+
+def test_ctrl_c_before_anything_was_learned_stops(teacher, tmp_path):
+    class Interrupted(Steer):
+        def reset(self, *, seed=None, options=None):
+            self.is_of_learning = seed is not None and seed < TINY.n_envs
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            if self.is_of_learning:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(teacher, Interrupted, sizes=[[2]], n_eval_episodes=4, settings=TINY, output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_short_episodes_are_measured_more_often(teacher):
@@ -304,7 +345,8 @@ def test_flops_count_multiply_adds_as_two():
     [
         (dict(keep=0.0), "keep is a share"),
         (dict(budget=-1), "budget is a number of FLOPs"),
-        (dict(n_eval_episodes=0), "n_eval_episodes must be at least 1"),
+        (dict(n_eval_episodes=1), "n_eval_episodes must be at least 2"),
+        (dict(sizes=[[8], [4], [8]]), r"Name each size of a student once, got \[\[8\], \[4\], \[8\]\]"),
         (dict(loss="huber"), "loss must be one of robust, mse, critic, both"),
         (dict(sizes=[[64, 64]]), r"A student of \[64, 64\] units costs 8,448 FLOPs, more than the teacher's 2,176"),
         (dict(sizes=[[0]]), "layers of at least one unit"),
@@ -318,6 +360,13 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(teacher, tmp_path, kwarg
     with pytest.raises((ValueError, gym.error.Error), match=message):
         distill(teacher, **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_teach_nothing():
+    with pytest.raises(ValueError, match="n_envs must be at least 1, got 0"):
+        DistillationSettings(n_envs=0)
+    with pytest.raises(ValueError, match="Each of 10 rounds needs an update, got n_updates=5"):
+        DistillationSettings(schedule=Schedule(n_updates=5))
 
 
 def test_a_teacher_without_a_critic_cannot_teach_by_it():
