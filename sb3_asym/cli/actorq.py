@@ -1,6 +1,8 @@
 """``sb3-asym actorq``."""
 
+from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,12 +10,22 @@ import typer
 from gymnasium import spaces
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
+from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
 from sb3_asym.actorq import ActorQ
 from sb3_asym.actorq.bench import CONTENDERS, bench_actors
 from sb3_asym.asym_sac import AsymSAC
-from sb3_asym.cli.common import Env, EnvKwargs, parse_env_kwargs, parse_json_object, write_report
+from sb3_asym.cli.common import (
+    Env,
+    EnvKwargs,
+    Normalization,
+    find_statistics,
+    parse_env_kwargs,
+    parse_json_object,
+    say_next,
+    write_report,
+)
 from sb3_asym.envs import env_file_name, make_env, make_single_vec_env
 
 ALGORITHMS: dict[str, Any] = {"sac": SAC, "td3": TD3, "ddpg": DDPG, "dqn": DQN, "asym_sac": AsymSAC}
@@ -41,6 +53,7 @@ def train(
         Path | None, typer.Option("--output", "-o", help="Folder to write to; outputs/actorq/ENV by default.")
     ] = None,
     env_kwargs: EnvKwargs = "{}",
+    vec_normalize: Normalization = None,
 ) -> None:
     """Learn with actors that run a quantized policy; writes the agent, a report and a picture of where the time went."""
     kwargs = parse_env_kwargs(env_kwargs)
@@ -55,19 +68,30 @@ def train(
         policy = "MultiInputPolicy" if isinstance(own_env.observation_space, spaces.Dict) else "MlpPolicy"
         agent = ALGORITHMS[algo](policy, own_env, seed=seed, tensorboard_log=log, **arguments)
     else:
-        agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log)
+        if parse_json_object(hyperparams, "--hyperparams", "{}"):
+            raise ValueError("--hyperparams are those of a new agent: leave them out with --model.")
+        statistics = find_statistics(model, vec_normalize)
+        if statistics is not None:
+            own_env = VecNormalize.load(str(statistics), own_env)
+        agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log, seed=seed)
     runner = ActorQ(agent, partial(make_env, env, **kwargs), actors, precision, pull_every, engine)
     folder.mkdir(parents=True, exist_ok=True)
     callbacks: list[BaseCallback] = []
     if checkpoint_every > 0:
         callbacks.append(CheckpointCallback(checkpoint_every, str(folder / "checkpoints"), save_replay_buffer=True))
-    runner.learn(steps, callbacks, reset_num_timesteps=model is None, progress_bar=True)
+    with suppress(KeyboardInterrupt):  # keeps what was learned
+        runner.learn(steps, callbacks, reset_num_timesteps=model is None, progress_bar=True)
     agent.save(folder / "agent")
+    normalization = agent.get_vec_normalize_env()
+    if normalization is not None:
+        normalization.save(str(folder / "vecnormalize.pkl"))
     report = runner.report()
-    report.draw(folder / "report.png")
     typer.echo(report)
     write_report(report, folder / "report.json")
-    typer.echo(f"Next: sb3-asym export {folder / 'agent.zip'} --env {env} --precision {precision} -o robot")
+    if find_spec("matplotlib") is not None:
+        report.draw(folder / "report.png")
+    options = ["--env", env, "--precision", precision, "-o", "robot"]
+    say_next("export", folder / "agent.zip", *options, env_kwargs=env_kwargs)
 
 
 @actorq_app.command()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sb3_asym.cli.common import EnvKwargs, as_bad_input, parse_env_kwargs
+from sb3_asym.cli.common import EnvKwargs, as_bad_input, parse_env_kwargs, say_next
 from sb3_asym.text_table import text_table
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def pretrain_command(
     kwargs = parse_env_kwargs(env_kwargs)
     pretrain(env, steps, output, algorithm, history, ranges, kwargs, seed, progress_bar=True)
     typer.echo(f"Saved as {output}")
-    typer.echo(f"Next: sb3-asym cloud learn {output} --url FOLDER, and beside it sb3-asym edge run {env} --url FOLDER")
+    say_next("cloud", "learn", output, "--url", "FOLDER")
+    say_next("edge", "run", env, "--url", "FOLDER", env_kwargs=env_kwargs, history=history or None)
 
 
 def _parse_range(text: str) -> tuple[str, tuple[float, float]]:

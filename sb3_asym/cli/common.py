@@ -1,6 +1,7 @@
 """Options and steps that several commands share."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,22 @@ def parse_json_object(text: str, option: str, example: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise ValueError(f"{option} must be JSON such as '{example}', got {text!r}.")
     return parsed
+
+
+def say_next(*words: object, env_kwargs: str = "{}", **options: object) -> None:
+    """
+    Print a command that goes on from here, to be pasted.
+
+    :param words: its name and arguments
+    :param env_kwargs: arguments of the env as JSON, which it is given if there are any
+    :param options: further options by name, left out where they are None
+    """
+    line = ["sb3-asym", *map(str, words)]
+    if parse_env_kwargs(env_kwargs):
+        line += ["--env-kwargs", env_kwargs]
+    for name, value in options.items():
+        line += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    typer.echo(f"Next: {shlex.join(line)}")
 
 
 def write_report(report: Any, output: Path | None) -> None:

@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sb3_asym.baselines import behavioural_cloning, gail
-from sb3_asym.cli.common import Env, EnvKwargs, Normalization, StageBar, find_and_load_statistics, parse_env_kwargs
+from sb3_asym.cli.common import (
+    Env,
+    EnvKwargs,
+    Normalization,
+    StageBar,
+    find_and_load_statistics,
+    parse_env_kwargs,
+    say_next,
+)
 from sb3_asym.deployment import load_model
 from sb3_asym.distillation import DistillationSettings
 from sb3_asym.distillation import distill as distill_agent
@@ -74,7 +82,7 @@ def distill(
     typer.echo(report)
     typer.echo(f"Report, picture and agents: {folder}")
     if report.best is not None:
-        typer.echo(f"Next: sb3-asym export {folder / report.best.file} --env {env} -o robot")
+        say_next("export", folder / report.best.file, "--env", env, "-o", "robot", env_kwargs=env_kwargs)
 
 
 def _parse_size(text: str) -> list[int]:

@@ -44,9 +44,9 @@ def evaluate(
         report = evaluate_agent(agent, vec_env, episodes, not stochastic, seed, compare, bar.update, cost_coefs)
     typer.echo(report)
     write_report(report, output)
+    if save is not None:
+        agent.save(save)
     if plot is not None:
         from sb3_asym.evaluation.plotting import switching
 
         switching(report, plot, title=env)
-    if save is not None:
-        agent.save(save)

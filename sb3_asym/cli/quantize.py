@@ -6,10 +6,19 @@ from typing import Annotated
 
 import typer
 
-from sb3_asym.cli.common import Env, EnvKwargs, Normalization, StageBar, find_and_load_statistics, parse_env_kwargs
+from sb3_asym.cli.common import (
+    Env,
+    EnvKwargs,
+    Normalization,
+    StageBar,
+    find_and_load_statistics,
+    parse_env_kwargs,
+    say_next,
+)
 from sb3_asym.deployment import load_model
 from sb3_asym.envs import env_file_name, make_env
 from sb3_asym.quantization import sweep as sweep_agent
+from sb3_asym.quantization.schemes import EXPORTED
 
 quantize_app = typer.Typer(help="Agents in fewer bits.", no_args_is_help=True)
 
@@ -59,5 +68,7 @@ def sweep(
         )
     typer.echo(report)
     typer.echo(f"Report and picture: {folder}")
-    if report.smallest_exported != "fp32":
-        typer.echo(f"Next: sb3-asym export {model} --env {env} --precision {report.smallest_exported} -o robot")
+    precision = {scheme: precision for precision, scheme in EXPORTED.items()}.get(report.smallest_exported, "fp32")
+    if precision != "fp32":
+        options = ["--env", env, "--precision", precision, "-o", "robot"]
+        say_next("export", model, *options, env_kwargs=env_kwargs, vec_normalize=vec_normalize)

@@ -1,6 +1,7 @@
 """Simulation first: robots whose dynamics are drawn anew for each episode, and agents that learn on them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def pretrain(
     **kwargs: Any,
 ) -> OffPolicyAlgorithm:
     """
-    Train an agent in simulation, and save it.
+    Train an agent in simulation, and save it; Ctrl-C ends training early.
 
     :param env_id: Gymnasium id of the simulated robot
     :param total_timesteps: env steps
@@ -114,6 +115,7 @@ def pretrain(
         raise ValueError(f"algorithm must be one of {', '.join(MODELS)}, got {algorithm!r}.")
     robot = partial(make_robot, env_id, history, ranges=ranges, **(env_kwargs or {}))
     model = MODELS[algorithm]("MlpPolicy", make_vec_env(robot, seed=seed), seed=seed, **kwargs)
-    model.learn(total_timesteps, callback, progress_bar=progress_bar)
+    with suppress(KeyboardInterrupt):  # keeps what was learned
+        model.learn(total_timesteps, callback, progress_bar=progress_bar)
     model.save(output)
     return model

@@ -121,7 +121,9 @@ def _along_the_dial(
             under[value] = replace(measure(f"λ = {value:.3g}"), cost_coef=value)
     finally:
         model.master.set_cost_coef(cost_coef, budget)  # type: ignore[attr-defined]
-    model.cost_curve = [(value, 1 - under[value].flops_reduction, under[value].mean_reward) for value in sorted(under)]
+    known = {point[0]: point for point in model.cost_curve}  # of the same weights, as learning forgets it
+    known |= {value: (value, 1 - report.flops_reduction, report.mean_reward) for value, report in under.items()}
+    model.cost_curve = [known[value] for value in sorted(known)]
     return [under[value] for value in sorted(under)]
 
 

@@ -56,9 +56,13 @@ def write_c(agent: DeployableAgent, recording: Recording, folder: Path, prefix: 
     dial = {
         part: _dial(agent.dial, part, **names) for part in ("members", "declaration", "definition", "reset", "spend", "shift")
     }
-    (folder / f"{prefix}_policy.h").write_text(fill("policy.h", **names, **_header(agent), **dial))
-    (folder / f"{prefix}_policy.c").write_text(fill("policy.c", **names, **_source(agent, prefix.upper()), **dial))
-    (folder / f"{prefix}_policy_selftest.c").write_text(fill("selftest.c", **names, **_selftest(agent, recording)))
+    texts = {
+        "policy.h": fill("policy.h", **names, **_header(agent), **dial),
+        "policy.c": fill("policy.c", **names, **_source(agent, prefix.upper()), **dial),
+        "policy_selftest.c": fill("selftest.c", **names, **_selftest(agent, recording)),
+    }
+    for name, text in texts.items():
+        (folder / f"{prefix}_{name}").write_text(text, encoding="utf-8")
 
 
 def fill(template: str, **values: str | int) -> str:
@@ -73,7 +77,7 @@ def fill(template: str, **values: str | int) -> str:
 
 
 def _template(name: str) -> str:
-    return files("sb3_asym.export").joinpath("templates", name).read_text()
+    return (files("sb3_asym.export") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _dial(dial: DeployedDial | None, part: str, **names: str) -> str:

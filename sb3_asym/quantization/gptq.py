@@ -24,13 +24,13 @@ def round_in_turn(
     :param wanted: inputs for which the outputs of the layer in fp32 are to be met, ``(n_steps, n_in)``; ``inputs`` by default
     :return: whole numbers ``(n_out, n_in)``, and biases ``(n_out,)`` float32
     """
-    n_in = weight.shape[1]
-    x, columns = _with_ones(inputs), np.column_stack([weight, bias]).astype(np.float64)
+    n_in, mean = weight.shape[1], inputs.mean(0, dtype=np.float64)  # damping is for what varies
+    x, columns = _with_ones(inputs - mean), np.column_stack([weight, bias + weight @ mean]).astype(np.float64)
     moments = x.T @ x / len(x)
     sizes = np.diag(moments)[:n_in].copy()
     moments[np.arange(n_in), np.arange(n_in)] += DAMPING * max(sizes.mean(), 1e-12)
     if wanted is not None:
-        columns += np.linalg.solve(moments, x.T @ ((_with_ones(wanted) - x) @ columns.T) / len(x)).T
+        columns += np.linalg.solve(moments, x.T @ ((_with_ones(wanted - mean) - x) @ columns.T) / len(x)).T
     order = np.append(np.argsort(-sizes, kind="stable"), n_in)
     spread = np.linalg.cholesky(np.linalg.inv(moments[np.ix_(order, order)])).T
     columns = columns[:, order]
@@ -41,7 +41,7 @@ def round_in_turn(
         whole[:, column] = turn.quantize(columns[:, i])
         error = (columns[:, i] - turn.dequantize(whole[:, column])) / spread[i, i]
         columns[:, i + 1 :] -= np.outer(error, spread[i, i + 1 :])
-    return whole, columns[:, -1].astype(np.float32)
+    return whole, (columns[:, -1] - grid.dequantize(whole) @ mean).astype(np.float32)
 
 
 def _with_ones(x: np.ndarray) -> np.ndarray:

@@ -150,33 +150,36 @@ def quantize_layer(
         return SimulatedDense(weight, bias, layer.activations, scheme, None)
     bits = _bits_in_integers(layer, scheme)
     inputs = activation_grid(low, high, bits.activation_bits, first)  # type: ignore[arg-type]
+    # Observations that are far from 0 beside their range multiply the errors of their weights, by nearly constant numbers.
+    middle = (inputs.low + inputs.high) / 2 - inputs.zero if first else None
     if scheme.is_integer and seen is None:
-        return _int8_layer(layer, bits, inputs)
+        return _int8_layer(layer, bits, inputs, middle)
     weight = layer.weight * inputs.scale  # in units of the inputs' steps, so that the sums are of integers
     # The outputs in fp32 for the inputs as they are: a fit of those for inputs that are rounded would shrink the weights.
     steps = None if seen is None else (inputs.quantize(seen[1]) - inputs.zero, None)
     if not scheme.is_integer:
         grid = weight_grid(weight, scheme)
-        whole, bias = _rounded(weight, layer.bias, grid, steps)
+        whole, bias = _rounded(weight, layer.bias, grid, steps, middle)
         weight = (grid.dequantize(whole) / inputs.scale).astype(np.float32)
         inputs = replace(inputs, scale=th.as_tensor(inputs.scale), zero=th.as_tensor(inputs.zero))
         return SimulatedDense(weight, bias, layer.activations, scheme, inputs)
     grid, unit, ratio = int8_weight_grid(weight, layer.bias, bits)
-    whole, bias = _rounded(weight, layer.bias, grid, steps)
+    whole, bias = _rounded(weight, layer.bias, grid, steps, middle)
     return _int8_dense(layer, inputs, whole.astype(np.int8), bias, unit, ratio)
 
 
-def _int8_layer(layer: Dense, scheme: Scheme, inputs: Grid) -> Int8Dense:
+def _int8_layer(layer: Dense, scheme: Scheme, inputs: Grid, middle: np.ndarray | None) -> Int8Dense:
     """A layer in int8 whose weights are rounded to the nearest, some rows at a time: actors wait for it again and again."""
     extremes = layer.weight
     if len(inputs.scale) == 1:
         extremes = np.stack([extremes.min(1), extremes.max(1)], axis=1)  # all that the grid depends on
     grid, unit, ratio = int8_weight_grid(extremes * inputs.scale, layer.bias, scheme)
-    whole = np.empty(layer.weight.shape, dtype=np.int8)
+    whole, bias = np.empty(layer.weight.shape, dtype=np.int8), np.empty_like(layer.bias)
     for start in range(0, len(whole), ROWS):
         rows = slice(start, start + ROWS)
-        whole[rows] = replace(grid, scale=grid.scale[rows]).quantize(layer.weight[rows] * inputs.scale)
-    return _int8_dense(layer, inputs, whole, layer.bias, unit, ratio)
+        weight, grid_of_rows = layer.weight[rows] * inputs.scale, replace(grid, scale=grid.scale[rows])
+        whole[rows], bias[rows] = _rounded(weight, layer.bias[rows], grid_of_rows, None, middle)
+    return _int8_dense(layer, inputs, whole, bias, unit, ratio)
 
 
 def _int8_dense(
@@ -186,7 +189,7 @@ def _int8_dense(
         weight=whole,
         bias=bias,
         activations=layer.activations,
-        unit=np.array([unit]),
+        unit=np.array([unit], dtype=np.float32),
         ratio=ratio.astype(np.uint16),
         gain=(1 / inputs.scale).astype(np.float32),
         zero=inputs.zero.astype(np.float32),
@@ -202,10 +205,22 @@ def _bits_in_integers(layer: Dense, scheme: Scheme) -> Scheme:
 
 
 def _rounded(
-    weight: np.ndarray, bias: np.ndarray, grid: Grid, seen: tuple[np.ndarray, np.ndarray | None] | None
+    weight: np.ndarray,
+    bias: np.ndarray,
+    grid: Grid,
+    seen: tuple[np.ndarray, np.ndarray | None] | None,
+    middle: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers for weights, and biases that go with them; ``seen`` are inputs, and those for which outputs are wanted."""
-    return (grid.quantize(weight), bias) if seen is None else round_in_turn(weight, bias, grid, *seen)
+    """
+    Whole numbers for weights, and biases that go with them; ``seen`` are inputs, and those for which outputs are wanted. Where
+    inputs were not seen, biases make up for the errors in the ``middle`` of their ranges.
+    """
+    if seen is not None:
+        return round_in_turn(weight, bias, grid, *seen)
+    whole = grid.quantize(weight)
+    if middle is not None:
+        bias = (bias + (weight - grid.dequantize(whole).astype(np.float64)) @ middle.astype(np.float64)).astype(np.float32)
+    return whole, bias
 
 
 def half(values: np.ndarray, name: str) -> np.ndarray:

@@ -66,7 +66,7 @@ class SweepReport:
     :param forms: the agent in each scheme, largest first; fp32 is among them
     :param tolerance: relative error that is allowed
     :param smallest: scheme of the smallest form within the tolerance
-    :param smallest_exported: scheme of the smallest of those that ``sb3-asym export`` writes
+    :param smallest_exported: scheme of the smallest of those that ``sb3-asym export`` writes; "" for agents that see images
     :param n_episodes: episodes of each form, with the same seeds
     :param seconds: duration, s
     :param seed: seed of the first episode
@@ -131,7 +131,7 @@ class SweepReport:
         )
         if best.error_interval[1] > self.tolerance:
             verdict += f" Its interval reaches {best.error_interval[1]:+.1%}: more episodes would tell."
-        if self.smallest_exported != self.smallest:
+        if self.smallest_exported not in ("", self.smallest):
             verdict += f" Of those that can be exported, it is {self.smallest_exported}."
         return "\n".join([text_table(header, rows), f"{self.n_episodes} episodes each, {self.seconds:.0f} s.", verdict])
 

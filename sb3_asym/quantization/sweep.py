@@ -122,21 +122,26 @@ class _Sweep:
         for scheme, form, done in zip(self.schemes, forms, episodes, strict=True):
             found.append(_measured(scheme, agent, form, done, before, recording))
         ordered = tuple(sorted(found, key=lambda form: -form.n_bytes))
+        exported = (form for form in ordered if form.scheme in EXPORTED.values())
         return SweepReport(
             env=self.env if isinstance(self.env, str) else "",
             algorithm=agent.algorithm,
             forms=ordered,
             tolerance=self.tolerance,
             smallest=smallest_within(ordered, self.tolerance),
-            smallest_exported=smallest_within((form for form in ordered if form.scheme in EXPORTED.values()), self.tolerance),
+            smallest_exported="" if self._is_of_images else smallest_within(exported, self.tolerance),
             n_episodes=self.n_episodes,
             seconds=time.perf_counter() - start,
             seed=self.seed,
             versions=versions(),
         )
 
+    @property
+    def _is_of_images(self) -> bool:
+        return is_image_space(self.model.observation_space)
+
     def _agent(self, env: gym.Env) -> DeployableAgent:
-        if is_image_space(self.model.observation_space):
+        if self._is_of_images:
             statistics = self.vec_normalize or self.model.get_vec_normalize_env()
             if statistics is not None and statistics.norm_obs:
                 raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import sync_envs_normalization, unwrap_vec_normalize
 
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.cost_coef import budget_of
@@ -77,8 +77,9 @@ def _train(settings: TuneSettings, hyperparams: dict[str, Any], number: int, see
         # Not `experiment.learn`: it takes an interrupted training for a finished one.
         model.learn(experiment.n_timesteps, callback=experiment.callbacks or None)
         experiment.save_trained_model(model)
+        experiment.eval_env_kwargs = experiment.env_kwargs  # those of the hyperparameters, which the Zoo reads later
         env = experiment.create_envs(1, eval_env=True, no_log=True)
-        if isinstance(env, VecNormalize):
+        if unwrap_vec_normalize(env) is not None:
             sync_envs_normalization(model.env, env)
         has_dial = model.dial is not None and budget_of(model.cost_coef) is None
         report = evaluate(model, env, settings.n_eval_episodes, seed=seed, cost_coef="dial" if has_dial else ())

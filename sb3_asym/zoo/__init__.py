@@ -45,7 +45,8 @@ def register() -> None:
     """
     if find_spec("rl_zoo3") is None:
         raise ImportError("This needs the RL Zoo: pip install 'sb3-asym[zoo]'")
-    find_envs(env for flag, env in pairwise(sys.argv) if flag in ("--env", "-e"))
+    found = [env for flag, env in pairwise(sys.argv) if flag in ("--env", "-e")]
+    find_envs([*found, *(argument.removeprefix("--env=") for argument in sys.argv if argument.startswith("--env="))])
     import rl_zoo3.exp_manager
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS

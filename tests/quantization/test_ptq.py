@@ -12,7 +12,7 @@ from sb3_asym.deployment.agent import Dense
 from sb3_asym.deployment.runners import ReferenceRunner
 from sb3_asym.quantization import Scheme, quantize
 from sb3_asym.quantization.gptq import round_in_turn
-from sb3_asym.quantization.layers import Int8Dense, SimulatedDense, packed_bytes, real_weight
+from sb3_asym.quantization.layers import Int8Dense, SimulatedDense, packed_bytes, quantize_layer, real_weight
 from sb3_asym.quantization.ptq import CALIBRATION_EPISODES, calibration_observations, weights
 from sb3_asym.quantization.schemes import fake_quantize, weight_grid
 
@@ -157,3 +157,23 @@ def test_choices_are_as_fine_as_the_differences_between_outputs():
     outputs = agent.sub_policies[0].forward(agent.normalize(observations)).numpy()
     assert np.ptp(outputs, axis=1).max() < 0.05 * outputs.mean()
     assert quantize(agent, "fp16").sub_policies[0].layers[-1].weight.mean() > 250
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+@pytest.mark.parametrize("scheme", ["int8", "w4a8"])
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.99, 1.0), (4.99, 5.0)])
+def test_an_observation_far_from_zero_beside_its_range(scheme, in_turn, low, high):
+    """It is as exact as where that observation is 0, which it might as well be: the bias makes up for its constant part."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(64, 8)).astype(np.float32)
+    layer = Dense(weight, np.zeros(64, np.float32), ())
+
+    def error(low, high):
+        inputs = rng.uniform(-1, 1, (500, 8)).astype(np.float32)
+        inputs[:, 0] = rng.uniform(low, high, 500)
+        seen = (inputs, inputs) if in_turn else None
+        found = quantize_layer(layer, Scheme.parse(scheme), inputs.min(0), inputs.max(0), True, seen)
+        wanted = layer.linear(th.as_tensor(inputs))
+        return float((found.linear(th.as_tensor(inputs)) - wanted).abs().mean() / wanted.std())
+
+    assert error(low, high) < 1.25 * error(0.0, high - low) + 1e-3
