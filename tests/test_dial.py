@@ -166,6 +166,8 @@ def test_the_curve_of_a_dial(dialled, tmp_path):
     loaded = AsymSAC.load(tmp_path / "agent")
     np.testing.assert_allclose(loaded.cost_curve, dialled.cost_curve)
     least = dialled.cost_curve[-1][1]
+    evaluate(loaded, DriftEnv(), 1, compare=False, cost_coef=0.5)  # adds to it
+    assert [point[0] for point in loaded.cost_curve] == [0.01, 0.5, 1.0, 10.0]
     loaded.set_budget(least)
     assert loaded.master.cost_coef == pytest.approx(next(point[0] for point in dialled.cost_curve if point[1] <= least))
     switching(report, tmp_path / "switching.png")

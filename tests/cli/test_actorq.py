@@ -3,9 +3,11 @@
 import json
 import sys
 
+import gymnasium as gym
 import pytest
 from command_line import run
 from stable_baselines3 import TD3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym.cli.main import main
 
@@ -24,6 +26,24 @@ def test_train_and_go_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert TD3.load(tmp_path / "second" / "agent.zip").num_timesteps >= 400
     assert list((tmp_path / "second" / "checkpoints").glob("rl_model_*_steps.zip"))
+
+
+def test_go_on_with_normalized_observations(tmp_path):
+    """The statistics beside the agent are taken, learned on, and saved again."""
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    hyperparams = dict(learning_starts=50, policy_kwargs=dict(net_arch=[8]), device="cpu", seed=0)
+    TD3("MlpPolicy", env, **hyperparams).learn(100).save(tmp_path / "agent")
+    env.save(str(tmp_path / "agent.vecnormalize.pkl"))
+    command = ["actorq", "train", "--env", "Pendulum-v1", "--algo", "td3", "--actors", 1, "--steps", 100]
+    done = run(*command, "--model", "agent.zip", "--seed", 7, "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Observations are normalized with agent.vecnormalize.pkl" in done.stderr
+    statistics = VecNormalize.load(str(tmp_path / "out" / "vecnormalize.pkl"), DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    assert statistics.obs_rms.count > env.obs_rms.count
+    assert TD3.load(tmp_path / "out" / "agent.zip").seed == 7
+    done = run(*command, "--model", "agent.zip", "--hyperparams", '{"gamma": 0.9}', "-o", "other", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / "other").exists()) == (2, False)
+    assert "--hyperparams are those of a new agent" in done.stderr
 
 
 def test_bench(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import gymnasium as gym
 import numpy as np
@@ -137,13 +138,23 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[8]), seed=0, buffer_size=10, device="cpu")
+    model = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(net_arch=[32, 32]), seed=0, buffer_size=10, device="cpu")
     model.save(tmp_path / "agent")
     arguments = ["quantize", "sweep", tmp_path / "agent.zip", "--env", "Pendulum-v1", "-n", 2, "-o", tmp_path / "out"]
     done = run(*arguments, "--scheme", "int8", "--scheme", "w4-tensor-affine")
     assert done.returncode == 0, done.stderr
     assert "The smallest form within 2.5% of the return is" in done.stdout
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
+    assert "Next: " not in done.stdout  # neither is what the export writes
+    done = run(
+        *arguments[:-1], tmp_path / "exported", "--scheme", "int8-gptq", "--tolerance", 9, "--env-kwargs", '{"g": 9.81}'
+    )
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("Next: "))
+    command = shlex.split(line.removeprefix("Next: sb3-asym "))
+    assert command[-2:] == ["--env-kwargs", '{"g": 9.81}']
+    done = run(*command, "-n", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "robot" / "asym_policy.c").is_file()
     done = run(*arguments[:-1], tmp_path / "other", "--scheme", "w99")
     assert (done.returncode, done.stderr) == (2, "sb3-asym: A scheme takes 2 to 8 bits, got 99 and None.\n")
     assert not (tmp_path / "other").exists()

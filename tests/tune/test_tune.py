@@ -18,6 +18,22 @@ from sb3_asym.tune import TuningError, open_study, tune
 from sb3_asym.tune.report import chosen, training_command, trial_results
 from sb3_asym.tune.trial import deploy
 
+MARKED_ENV = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import PendulumEnv
+
+
+class Marked(PendulumEnv):
+    def __init__(self, mark="unset", **kwargs):
+        super().__init__(**kwargs)
+        with open("marks.txt", "a") as file:
+            file.write(mark + " ")
+
+
+gym.register("Marked-v0", entry_point=Marked, max_episode_steps=20)
+"""
+"""Tells with which argument it was made."""
+
 
 @pytest.fixture(scope="module", params=["sqlite", "journal"])
 def study(request, tmp_path_factory, make_settings):
@@ -177,6 +193,13 @@ def test_an_env_of_the_working_directory(console_script, write_env, tmp_path):
     command[0] = Path(sys.executable).with_name(command[0])
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert list(tmp_path.glob("logs/asym_sac/*/User-v0.zip"))
+
+
+def test_arguments_of_the_env_hold_where_it_is_measured_too(console_script, tmp_path):
+    (tmp_path / "marked.py").write_text(MARKED_ENV, encoding="utf-8")
+    done = console_script("--env", "marked:Marked-v0", "--n-trials", "1", "--param", "env_kwargs:dict(mark='set')")
+    assert done.returncode == 0, done.stderr
+    assert set((tmp_path / "marks.txt").read_text().split()) == {"set"}
 
 
 def test_an_env_that_custom_envs_registers(console_script, write_env, tmp_path):
