@@ -147,7 +147,7 @@ def test_the_command_line(tmp_path):
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 10_000
     assert "Next: " not in done.stdout  # neither is what the export writes
     done = run(
-        *arguments[:-1], tmp_path / "exported", "--scheme", "int8-gptq", "--tolerance", 9, "--env-kwargs", '{"g": 9.81}'
+        *arguments[:-1], tmp_path / "exported", "--scheme", "int8-gptq", "--tolerance", 0.99, "--env-kwargs", '{"g": 9.81}'
     )
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("Next: "))
     command = shlex.split(line.removeprefix("Next: sb3-asym "))
