@@ -162,6 +162,11 @@ class Ring:
         return int(self._head[0]) - int(self._tail[0])
 
     @property
+    def record_bytes(self) -> int:
+        """Bytes of a record."""
+        return self._records.itemsize
+
+    @property
     def head(self) -> int:
         """Number of records that were written."""
         return int(self._head[0])

@@ -16,7 +16,7 @@ import cloudpickle
 import numpy as np
 import ray
 import torch as th
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from sb3_asym.actorq.actor import PARTS, Actor, record_type
 from sb3_asym.actorq.engine import Crew, check_deaths, failure
@@ -79,7 +79,11 @@ class RayActors:
         self._crew = crew
         self._has_started_ray = not ray.is_initialized()
         if self._has_started_ray:
-            ray.init(num_cpus=max(len(crew.env_fns), 1), include_dashboard=False, log_to_driver=False, configure_logging=False)
+            quietly: Any = dict(log_to_driver=False, configure_logging=False)
+            try:
+                ray.init(address="auto", **quietly)
+            except ConnectionError:  # there is no cluster yet
+                ray.init(address="local", num_cpus=max(len(crew.env_fns), 1), include_dashboard=False, **quietly)
         self._pickled = [cloudpickle.dumps((crew.form, env_fn)) for env_fn in crew.env_fns]
         n_actors = len(crew.env_fns)
         self.n_replaced = 0
@@ -129,7 +133,8 @@ class RayActors:
                 records, spent, self._pids[actor] = ray.get(call)
             except RayTaskError as error:
                 raise failure(actor, type(error.cause).__name__, str(error.cause)) from error
-            except RayActorError:
+            except RayError:  # the actor, its machine or what it had made is gone
+                ray.kill(self._handles[actor])
                 self._dead.add(actor)
                 continue
             self._spent[actor] = self._spent_before[actor] + spent

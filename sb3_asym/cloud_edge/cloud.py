@@ -48,7 +48,7 @@ class CloudLearner:
     :param push_period: time between two policies, s
     :param checkpoint_period: time between two checkpoints of the agent, s; transitions are stored as they come
     :param join: whether robots may begin in the middle, because another learner had their former transitions
-    :raises ValueError: if an argument is out of range, the model cannot learn so, or the checkpoint is of another agent
+    :raises ValueError: if an argument is out of range, the model cannot learn so, or there is a checkpoint of an agent already
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class CloudLearner:
         push_period: float = 1.0,
         checkpoint_period: float = 30.0,
         join: bool = False,
+        _goes_on: bool = False,
     ):
         check_model(model)
         if push_period <= 0 or checkpoint_period <= 0:
@@ -78,7 +79,14 @@ class CloudLearner:
         self._rates = Rates()
         self._pushed = self._saved = self._looked = 0.0
         self._link_down = ""
+        self._n_refused = 0
+        self._has_to_confirm = bool(self.reader.cursors)
         saved = self.journal.saved_agent()
+        if saved is not None and not _goes_on:
+            self.close()
+            raise ValueError(
+                f"{self.folder} has the checkpoint of an agent: CloudLearner.load goes on with it; or give another folder."
+            )
         for batch in self.journal.batches():
             self.trainer.restore(batch.robot, batch.transitions)
         model.num_timesteps = self.journal.received
@@ -125,7 +133,7 @@ class CloudLearner:
             source = path if saved is None else saved.file
         vec_env = _vec_env(template, env, vec_normalize)
         model = algorithm.load(source, env=vec_env, device=device, **(model_kwargs or {}))
-        return cls(model, url, folder, **kwargs)  # type: ignore[arg-type]
+        return cls(model, url, folder, _goes_on=True, **kwargs)  # type: ignore[arg-type]
 
     def learn(
         self,
@@ -226,21 +234,31 @@ class CloudLearner:
         model, goes_on = self.model, True
         try:
             batches = self.reader.read()
-            if batches or self.reader.refused.total() > getattr(self, "_n_refused", 0):
-                self._n_refused = self.reader.refused.total()
-                self.journal.store(batches, self.reader.cursors)
-                self.reader.confirm()
         except LinkError as error:
-            self._say(str(error))
-            time.sleep(RETRY_AFTER)
+            self._wait_for_link(error)
             return True
-        self._say("")
+        if batches or self.reader.refused.total() > self._n_refused:
+            self._n_refused = self.reader.refused.total()
+            self.journal.store(batches, self.reader.cursors)
+            self._has_to_confirm = True
         for batch in batches:
             episodes = model._episode_num
             goes_on = self.trainer.add(batch.robot, batch.transitions, self._total, callback) and goes_on
             if log_interval and model._episode_num // log_interval > episodes // log_interval:
                 self._log()
+        if self._has_to_confirm:  # also what an earlier call, or a learner that was killed, could not
+            try:
+                self.reader.confirm()
+            except LinkError as error:
+                self._wait_for_link(error)
+                return goes_on
+            self._has_to_confirm = False
+        self._say("")
         return goes_on
+
+    def _wait_for_link(self, error: LinkError) -> None:
+        self._say(str(error))
+        time.sleep(RETRY_AFTER)
 
     def _keep_up(self) -> None:
         """Publish, store and look after the robots as it is due."""

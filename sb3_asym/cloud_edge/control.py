@@ -17,6 +17,7 @@ from sb3_asym.cloud_edge.real_time import Deadlines, become_real_time
 from sb3_asym.options import NO_OPTION
 from sb3_asym.shared_memory import WeightBlock
 
+GREATEST = float(np.finfo(np.float32).max)
 POLL = 0.002
 """Seconds between two looks at what an episode waits for."""
 
@@ -83,7 +84,7 @@ class Control:
         self._ring_file, self._memory = plan.open_ring(), plan.open_memory()
         self.ring, self.state = self._ring_file.ring, self._memory.state
         self._policy = EdgePolicy(plan.form, self.env.action_space)
-        self._copies = [WeightBlock.empty_copy(plan.form.n_bytes) for _ in range(2)]
+        self._acting, self._spare = (WeightBlock.empty_copy(plan.form.n_bytes) for _ in range(2))
         self._block_version = 0
         self._parts = tuple(plan.form.spaces.observations)
         self._is_dict = isinstance(self.env.observation_space, gym.spaces.Dict)
@@ -96,12 +97,16 @@ class Control:
         """Act until the edge ends."""
         state = self.state
         state["is_fifo"] = become_real_time(self.plan.priority)
-        while self._wait_for_episode():
-            gc.collect()
-            self._run_episode()
-        state["doing"] = Doing.ENDED
-        self._safe_stop()
-        self.env.close()
+        try:
+            while self._wait_for_episode():
+                gc.collect()
+                self._run_episode()
+            state["doing"] = Doing.ENDED
+        finally:  # whatever the env fails with, the robot stops
+            try:
+                self._safe_stop()
+            finally:
+                self.env.close()
 
     @property
     def _has_to_end(self) -> bool:
@@ -173,12 +178,12 @@ class Control:
         """Take the newest policy; False where there is none yet."""
         policies = self._memory.policies
         if policies.version != self._block_version:
-            copy = self._copies[policies.version % 2]  # not the one that acts
-            version = policies.try_pull(copy)
+            version = policies.try_pull(self._spare)
             if version is None:
                 self.state["torn"] += 1
             else:
-                self._loaded = self._policy.load(copy)
+                self._acting, self._spare = self._spare, self._acting
+                self._loaded = self._policy.load(self._acting)
                 self._block_version = version
                 self.state["swaps"] += 1
                 self.state["version"] = self._loaded.version
@@ -208,7 +213,8 @@ class Control:
 
 def _is_finite(observation: Any, action: Any, reward: Any) -> bool:
     parts = observation.values() if isinstance(observation, dict) else (observation,)
-    return all(np.isfinite(values).all() for values in (*parts, action, reward))
+    # The reward is kept in float32.
+    return abs(float(reward)) <= GREATEST and all(np.isfinite(values).all() for values in (*parts, action))
 
 
 def check_robot_env(env: gym.Env, plan: EdgePlan) -> None:

@@ -23,6 +23,12 @@ from sb3_asym.cloud_edge.transitions import Transitions
 
 BATCH_SIZE = 256
 """Greatest number of transitions in a batch."""
+BATCH_BYTES = 4 << 20
+"""About how many bytes they may have, half of what a frame may."""
+SEND_FOR = 0.05
+"""Seconds after which a backlog waits, so that the ring is emptied and policies come meanwhile."""
+SEND_AT_LAST = 5.0
+"""Seconds for which the end of the edge goes on sending; what is left stays in the outbox."""
 FLUSH_AFTER = 0.2
 """Seconds after which a batch is stored that is not full."""
 LOOK_EVERY = 0.05
@@ -79,32 +85,34 @@ class Sender:
         self.outbox, self.link = outbox, link
         self._is_known = False
 
-    def send(self) -> int:
+    def send(self, seconds: float = SEND_FOR) -> int:
         """
-        Send what waits, and forget what is confirmed.
+        Send what waits.
 
+        :param seconds: time after which the rest waits for the next call, s
         :return: number of batches that the link has taken
         :raises LinkError: if it cannot be reached
         """
+        until = time.monotonic() + seconds
         if not self._is_known:
             self.sent = self.link.position()
             self._is_known = True
         n_sent = 0
-        try:
-            while batches := self.outbox.after(self.sent):
-                n_taken = self.link.send(batches)
-                if n_taken:
-                    self.sent = batches[n_taken - 1].number
-                    n_sent += n_taken
-                if n_taken < len(batches):
-                    break
-        except LinkError:
-            self._is_known = False  # it may come back without what it had
-            raise
+        while batches := self.outbox.after(self.sent, max_batches=8):
+            n_taken = self.link.send(batches)
+            if n_taken:
+                self.sent = batches[n_taken - 1].number
+                n_sent += n_taken
+            if n_taken < len(batches) or time.monotonic() > until:
+                break
         return n_sent
 
+    def doubt(self) -> None:
+        """After an error of the link, which may come back without what it had: send that again."""
+        self._is_known = False
+
     def forget_confirmed(self) -> None:
-        """Delete what is in a checkpoint of the learner; send again what the link has lost before it was."""
+        """Delete what is in a checkpoint of the learner."""
         confirmed = self.link.confirmed()
         if confirmed is not None:
             self.outbox.delete_through(confirmed)
@@ -124,6 +132,7 @@ class Courier:
         self.ring, self.state = self._ring_file.ring, self._memory.state
         self.outbox = address.open_outbox(plan.form.spaces)
         self.sender = Sender(self.outbox, robot_link(address.url, address.robot))
+        self._batch_size = min(BATCH_SIZE, max(BATCH_BYTES // self.ring.record_bytes, 1))
         self.gate = Gate()
         self._packer = Packer(plan.form.precision, n_forward=N_RANGE_OBSERVATIONS)  # policies are few
         self._observations: deque[np.ndarray] = deque(maxlen=N_RANGE_OBSERVATIONS)
@@ -164,10 +173,10 @@ class Courier:
             self.ring.pop()
         n = len(self.ring)
         now = time.monotonic()
-        if n == 0 or (n < BATCH_SIZE and now < self._flushed + FLUSH_AFTER and not is_last):
+        if n == 0 or (n < self._batch_size and now < self._flushed + FLUSH_AFTER and not is_last):
             return False
-        records = [self.ring.peek(index) for index in range(min(n, BATCH_SIZE + 1))]
-        batch = _whole(records, is_last=is_last and n == len(records))
+        records = [self.ring.peek(index) for index in range(min(n, self._batch_size + 1))]
+        batch = _whole(records, is_last=is_last and n == len(records))[: self._batch_size]
         if not batch:
             return False
         try:
@@ -202,7 +211,7 @@ class Courier:
             return
         self._looked = now
         try:
-            self.sender.send()
+            self.sender.send(SEND_AT_LAST if last else SEND_FOR)
             self._fetch()
             if last or now >= self._reported + REPORT_EVERY:
                 self._reported = now
@@ -210,7 +219,10 @@ class Courier:
                 self.state["outbox_full"] = self._is_full
                 self.sender.link.report(encode_status(self.status()))
         except LinkError as error:
+            self.sender.doubt()
             self._retry_at = now + RETRY_AFTER
+            self._say(str(error))
+        except OutboxFull as error:  # deleting takes room too
             self._say(str(error))
         else:
             self._message = self._message if self._is_full else ""
@@ -233,7 +245,10 @@ class Courier:
             self._say(f"A policy was refused: {self.gate.last}")
             return
         self.take(policy)
-        replace_file(self.address.policy_file, frame)
+        try:
+            replace_file(self.address.policy_file, frame)
+        except OSError as error:
+            self._say(f"The policy is not kept for a start without the cloud: {error}")
 
     def _accept(self, frame: bytes) -> Policy:
         policy = decode_policy(frame, self.plan.form.spaces)
@@ -321,7 +336,7 @@ def _whole(records: Sequence[np.void], is_last: bool) -> list[np.void]:
                 record["truncated"] = True
                 record["ended"] = record["option"] >= 0
         batch.append(record)
-    return batch[:BATCH_SIZE]
+    return batch
 
 
 def _transitions(batch: Sequence[np.void], first: int) -> Transitions:

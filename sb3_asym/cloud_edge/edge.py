@@ -142,6 +142,7 @@ class EdgeRunner:
         self._stopping = False
         previous = {number: _handle(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
         shared = Path("/dev/shm") if Path("/dev/shm").is_dir() else self._address.outbox.parent
+        shared.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="sb3-asym-edge-", dir=shared) as folder:
             try:
                 plan = self._plan(shared, Path(folder), wait)
@@ -297,9 +298,11 @@ def drain(url: str, robot: str = "robot", seconds: float | None = None) -> int:
     given_up = None if seconds is None else time.monotonic() + seconds
     try:
         while outbox.n_batches and (given_up is None or time.monotonic() < given_up):
-            with suppress(LinkError):
+            try:
                 sender.send()
                 sender.forget_confirmed()
+            except LinkError:
+                sender.doubt()
             if outbox.n_batches:
                 time.sleep(RETRY_AFTER)
         return outbox.n_batches

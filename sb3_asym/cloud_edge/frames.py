@@ -85,7 +85,10 @@ class Array(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=
             raise FrameError("shape", f"An array of {self.shape} {self.dtype} has {len(self.data)} bytes.")
         if dtype.kind == "b" and self.data.translate(None, b"\0\1"):
             raise FrameError("type", "A truth value is neither 0 nor 1.")
-        values = np.frombuffer(self.data, dtype).reshape(self.shape)
+        try:
+            values = np.frombuffer(self.data, dtype).reshape(self.shape)
+        except ValueError as error:  # no numbers in more dimensions than there can be
+            raise FrameError("shape", f"There is no array of {self.shape}.") from error
         if dtype.kind == "f" and not np.isfinite(values).all():
             raise FrameError("not finite", "A number is infinite or not a number.")
         return values

@@ -74,6 +74,8 @@ class RobotProcess(gym.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Command the robot, and read its sensors."""
+        if not self._process.is_alive():
+            raise RuntimeError(f"The robot process has ended (exit code {self._process.exitcode}).")
         self._action[:] = action
         sample = self._read()
         ends = bool(sample["terminated"]), bool(sample["truncated"])

@@ -100,9 +100,9 @@ class Transitions:
         :param layout: types and shapes of observations and actions
         :raises FrameError: if they do not fit
         """
-        n = len(self)
-        if n == 0 or self.rewards.ndim != 1:
+        if self.rewards.ndim != 1 or len(self) == 0:
             raise FrameError("shape", "A batch needs at least one transition.")
+        n = len(self)
         flags = {name: ("|b1", (n,)) for name in ("terminated", "truncated", "started", "ended")}
         expected: dict[str, tuple[str, tuple[int, ...]]] = {
             **flags,

@@ -10,8 +10,9 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym import AsymSAC
-from sb3_asym.cloud_edge import CloudLearner
+from sb3_asym.cloud_edge import CloudLearner, drain
 from sb3_asym.cloud_edge.layout import Layout
+from sb3_asym.cloud_edge.link import LinkError
 from sb3_asym.cloud_edge.outbox import Outbox
 from sb3_asym.cloud_edge.policy_frames import decode_policy
 from sb3_asym.cloud_edge.transitions import Transitions
@@ -170,6 +171,35 @@ def test_weights_that_are_not_finite_are_neither_published_nor_stored(tmp_path, 
     learner.close()
     again = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path))
     assert all(th.isfinite(values).all() for values in again.model.policy.state_dict().values())
+
+
+def test_what_could_not_be_confirmed_is_learned_and_confirmed_later(tmp_path, env, monkeypatch):
+    make_model(tmp_path / "sim.zip", env)
+    fill_outbox(tmp_path, 200)
+    learner = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path), prefill=50)
+
+    def refuse(_):
+        raise LinkError("There is no room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.link, "confirm", refuse)
+        learner.learn(200)
+    assert (learner.model.num_timesteps, learner.trainer.trained_steps) == (200, 150)
+    learner.close()
+    assert drain(str(tmp_path), seconds=0.1) == 4
+    again = CloudLearner.load(tmp_path / "sim.zip", str(tmp_path))
+    again._receive(None, 0)  # nothing new comes
+    again.close()
+    assert drain(str(tmp_path), seconds=10.0) == 0
+
+
+def test_a_checkpoint_is_not_overwritten(tmp_path, env):
+    model = make_model(tmp_path / "sim.zip", env)
+    fill_outbox(tmp_path, 100)
+    CloudLearner(model, str(tmp_path), prefill=50).learn(100).close()
+    with pytest.raises(ValueError, match=r"has the checkpoint of an agent: CloudLearner\.load goes on with it"):
+        CloudLearner(make_model(tmp_path / "other.zip", env), str(tmp_path))
+    CloudLearner.load(tmp_path / "sim.zip", str(tmp_path)).close()
 
 
 def test_clear_messages(tmp_path, env):

@@ -15,6 +15,7 @@ from stable_baselines3 import DDPG, SAC, TD3, HerReplayBuffer
 
 from sb3_asym import AsymSAC
 from sb3_asym.cloud_edge import CloudLearner, EdgeRunner, drain
+from sb3_asym.cloud_edge.edge import EdgeFailure
 from sb3_asym.cloud_edge.heart import read_statuses
 from sb3_asym.cloud_edge.link import learner_link
 from sb3_asym.cloud_edge.statuses import LearnerStatus, encode_status
@@ -280,6 +281,25 @@ def test_an_edge_starts_with_its_last_policy_while_the_cloud_is_away(tmp_path, s
     edge_for(tmp_path).run(total_steps=20)
     (tmp_path / "policy").unlink()
     assert edge_for(tmp_path).run(total_steps=20, wait=5).steps == 20
+
+
+class Failing(CountingRobot):
+    """Its reward is too large for float32 at the hundredth step, and the two hundredth fails."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        if self.counts[0] == 200:
+            raise OSError("The bus is down.")
+        return observation, 1e39 if self.counts[0] == 100 else reward, *rest
+
+
+def test_a_robot_that_fails_stops_safely(tmp_path, sim):
+    edge = edge_for(tmp_path, Failing)
+    with LearnerProcess(sim, str(tmp_path), 10_000, folder=tmp_path / "cloud"), pytest.raises(EdgeFailure, match="The bus is"):
+        edge.run()
+    counts = np.fromfile(tmp_path / "count", np.int64)
+    assert counts[0] == 200
+    assert counts[1] == 2  # after the bad reward, and at the end
 
 
 def test_clear_messages(tmp_path, sim):

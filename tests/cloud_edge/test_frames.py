@@ -135,6 +135,16 @@ def test_bad_policies_are_neither_sent_nor_taken():
     refused("spaces", encode_policy, Policy(1, 0.0, deployable(plain(SAC, env="Pendulum-v1"))), discrete)
 
 
+def test_shapes_that_there_are_not():
+    many = 2**32 - 1
+    for array in (Array("<f4", (0, many, many, many), b""), Array("<f4", (many, many, many, 0), b"")):
+        with pytest.raises(FrameError, match="There is no array of"):
+            array.values()
+    transitions = replace(numbered(0, 20), rewards=np.float32(1.0).reshape(()))
+    with pytest.raises(FrameError, match="A batch needs at least one transition"):
+        transitions.check(LAYOUT)
+
+
 def test_each_reason_has_its_name_and_is_counted():
     frame = valid_frames()[BATCH]
     body = frame[HEADER.size :]

@@ -1,10 +1,12 @@
 """The outbox keeps every batch until it is confirmed, and says where it cannot."""
 
 import sqlite3
+import time
 
 import pytest
 from link_faults import LAYOUT, numbered
 
+from sb3_asym.cloud_edge.courier import SEND_FOR, Sender
 from sb3_asym.cloud_edge.frames import FrameError
 from sb3_asym.cloud_edge.outbox import Outbox, OutboxError, OutboxFull
 from sb3_asym.cloud_edge.transitions import Number, decode_batch
@@ -111,3 +113,33 @@ def test_each_commit_waits_for_the_disk(tmp_path):
     outbox = Outbox(tmp_path / "outbox.sqlite", "r", LAYOUT)
     assert outbox._database.execute("PRAGMA synchronous").fetchone() == (2,)
     assert sqlite3.connect(tmp_path / "outbox.sqlite").execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+class SlowLink:
+    """Takes longer for each call than a courier has for sending."""
+
+    def __init__(self):
+        self.batches = []
+
+    def position(self):
+        return self.batches[-1].number if self.batches else None
+
+    def send(self, batches):
+        time.sleep(2 * SEND_FOR)
+        self.batches += batches
+        return len(batches)
+
+
+def test_a_backlog_is_sent_in_parts_and_what_the_link_loses_is_sent_again(tmp_path):
+    """Between the parts, a courier empties the ring and fetches policies."""
+    outbox = Outbox(tmp_path / "outbox.sqlite", "r", LAYOUT)
+    fill(outbox, 20)
+    link = SlowLink()
+    sender = Sender(outbox, link)
+    assert [sender.send() for _ in range(4)] == [8, 8, 4, 0]
+    link.batches = link.batches[:5]
+    assert sender.send() == 0  # nothing is new
+    sender.doubt()
+    while sender.send():
+        pass
+    assert [entry.number.seq for entry in link.batches] == [*range(1, 21)]

@@ -101,6 +101,19 @@ def test_pretrain(tmp_path):
         pretrain("ChangedPendulum-v0", 40, tmp_path / "sim.zip", "PPO")
 
 
+def test_a_robot_whose_process_died_is_noticed():
+    env = RobotProcess("ChangedPendulum-v0", hz=200.0)
+    try:
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        env._process.kill()
+        env._process.join()
+        with pytest.raises(RuntimeError, match=r"The robot process has ended \(exit code -9\)"):
+            env.step(env.action_space.sample())
+    finally:
+        env.close()
+
+
 def test_robot_goes_on_in_real_time_without_commands():
     robot = RobotProcess("ChangedPendulum-v0", hz=50)
     try:
