@@ -103,16 +103,17 @@ def spent_over_several(env: VecEnv, model: AsymSAC, n_episodes: int = 5) -> floa
 def mixture(env: VecEnv, model: AsymSAC, use: float) -> dict[str, float]:
     """Random switching that uses the large network for a given share of the steps; chance costs nothing to ask."""
     rng = np.random.default_rng(0)
-    rewards: dict[int, float] = {}
+    episodes: dict[int, dict[str, float]] = {}
     for step in rollout(model, env, HELD_OUT, lambda _, envs: (rng.random(len(envs)) < use).astype(np.int64)):
         for i in np.flatnonzero(step.dones):
-            rewards.setdefault(int(i), step.infos[i]["episode"]["r"])
-        if len(rewards) == env.num_envs:
+            episodes.setdefault(int(i), step.infos[i]["episode"])
+        if len(episodes) == env.num_envs:
             break
     small, large = (cost.flops for cost in model.policy.option_costs)
     return {
         "use": use,
-        "mean_reward": float(np.mean(list(rewards.values()))),
+        "mean_reward": float(np.mean([episode["r"] for episode in episodes.values()])),
+        "mean_length": float(np.mean([episode["l"] for episode in episodes.values()])),
         "flops_per_inference": use * large + (1 - use) * small,
     }
 

@@ -79,12 +79,25 @@ def along(row: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 def at(row: dict[str, Any], kind: str, use: float) -> dict[str, float]:
     """
     Return and FLOPs where the large network is in force for a share of the steps, or as near as the run comes to it. Between
-    two points of a curve lies what taking one or the other by chance, episode by episode, returns.
+    two points of a curve lies what taking one or the other by chance, episode by episode, returns: where the episodes of one
+    are longer, fewer of them make up its share of the steps.
     """
     curve = along(row, kind)
     uses = [point["option_use"]["large"] for point in curve]
-    names = ("mean_reward", "flops_per_inference")
-    return {name: float(np.interp(use, uses, [point[name] for point in curve])) for name in names}
+    use = float(np.clip(use, uses[0], uses[-1]))
+    right = min(int(np.searchsorted(uses, use)), len(curve) - 1)
+    left = max(right - 1, 0)
+    low, high = curve[left], curve[right]
+    steps = (use - uses[left]) / (uses[right] - uses[left]) if uses[right] > uses[left] else 1.0
+    # Lengths of mixtures of generalists were not noted at first: then as if they were equal.
+    known = "mean_length" in low and "mean_length" in high
+    lengths = (low["mean_length"], high["mean_length"]) if known else (1.0, 1.0)
+    episodes = (steps / lengths[1]) / ((1 - steps) / lengths[0] + steps / lengths[1])
+    return {
+        "use": use,
+        "mean_reward": (1 - episodes) * low["mean_reward"] + episodes * high["mean_reward"],
+        "flops_per_inference": (1 - steps) * low["flops_per_inference"] + steps * high["flops_per_inference"],
+    }
 
 
 def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
@@ -140,12 +153,14 @@ def gains(result: dict[str, Any], kind: str, setting: str) -> list[str]:
     """What agents with a dial or a budget return more than random switching at the same use, with either actors."""
     rows = by_run(result)
 
-    def returns(kind: str, use: float) -> list[float]:
-        return [at(row, kind, use)["mean_reward"] for row in rows.get(CURVES[kind], [])]
+    def returns(kind: str, uses: Sequence[float]) -> list[float]:
+        return [at(row, kind, use)["mean_reward"] for row, use in zip(rows.get(CURVES[kind], []), uses, strict=False)]
 
     if kind == "dial":
-        use = float(setting.rstrip("%")) / 100
-        return [gain(returns(kind, use), returns(other, use), CURVES[other] == "dial") for other in RANDOM]
+        own = [at(row, kind, float(setting.rstrip("%")) / 100) for row in rows["dial"]]
+        uses = [point["use"] for point in own]  # where a dial does not come so far, chance is compared there
+        rewards = [point["mean_reward"] for point in own]
+        return [gain(rewards, returns(other, uses), CURVES[other] == "dial") for other in RANDOM]
     if kind != BUDGET:
         return ["", ""]
     own = [row["mean_reward"] for row in rows["auto_0.4"]]
@@ -153,7 +168,7 @@ def gains(result: dict[str, Any], kind: str, setting: str) -> list[str]:
         point["mean_reward"] for row in rows["auto_0.4"] for point in row["comparisons"] if point["name"] == "random switching"
     ]
     mean_use = float(np.mean([row["option_use"]["large"] for row in rows["auto_0.4"]]))
-    return [gain(own, same, True), gain(own, returns(RANDOM[1], mean_use), False)]
+    return [gain(own, same, True), gain(own, returns(RANDOM[1], [mean_use] * len(own)), False)]
 
 
 def rises(result: dict[str, Any]) -> str:
