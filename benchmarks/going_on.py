@@ -32,6 +32,9 @@ def go_on(path: Path, names: Sequence[str], jobs: dict[Key, tuple[Any, ...]], ru
     with ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *arguments) for key, arguments in jobs.items() if key not in done]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            results.append(future.result())
-            results.sort(key=lambda result: tuple(result[name] for name in names))
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            if future.exception() is None:
+                results.append(future.result())
+                results.sort(key=lambda result: tuple(result[name] for name in names))
+                path.write_text(json.dumps(results, indent=1) + "\n")
+    for future in futures:
+        future.result()  # or its error, when all others have ended

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,24 @@ def go_on(
         th.set_num_threads(1)
         Path(path).write_text(json.dumps(run_one(task, run, int(seed))))
         return
-    rows = json.loads(output.read_text())["rows"] if output.exists() else []
-    done = {(row["run"], row["seed"]) for row in [*rows, *elsewhere]}
+    done = {(row["run"], row["seed"]) for row in [*_rows(output), *elsewhere]}
     wanted = [(run, seed) for seed in range(arguments.seeds) for run in arguments.runs or runs]
     missing = [(task, *job) for job in wanted if job not in done]
     packages = {module.__name__: module.__version__ for module in (sb3_asym, stable_baselines3, gym, th)}
     header = {"task": task, "settings": settings, "versions": {**packages, "python": platform.python_version()}}
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in tqdm(pool.map(_in_process, missing), total=len(missing), desc=task):
-            rows.append(row)
-            output.write_text(json.dumps({**header, "rows": rows}, indent=1) + "\n")
+        running = [pool.submit(_in_process, job) for job in missing]
+        for future in tqdm(as_completed(running), total=len(running), desc=task):
+            if future.exception() is None:  # rows of another call may have come meanwhile
+                output.write_text(json.dumps({**header, "rows": [*_rows(output), future.result()]}, indent=1) + "\n")
+    for future in running:
+        future.result()  # or its error, when all others have ended
     print(f"Results: {output}")
+
+
+def _rows(output: Path) -> list[Row]:
+    """The rows that there are."""
+    return json.loads(output.read_text())["rows"] if output.exists() else []
 
 
 def _in_process(job: tuple[str, str, int]) -> Row:

@@ -29,6 +29,7 @@ from sb3_asym.export.folder import read_export
 from sb3_asym.export.format import Format
 from sb3_asym.policies import AsymSACPolicy
 from sb3_asym.quantization.ptq import quantize
+from sb3_asym.quantization.schemes import EXPORTED
 from sb3_asym.versions import versions
 
 AGENT = "agent"
@@ -106,9 +107,16 @@ class _Bench:
         """Measure the agent and each sub-policy alone, in all runtimes."""
         vec_normalize = vec_normalize or model.get_vec_normalize_env()
         fp32 = deployable(model, vec_normalize)
-        if tuple(fp32.n_bytes) != tuple(self.manifest["n_bytes"]) or errors(fp32, self.episode)["mean_action_error"] > 0.05:
+        shapes = {part.name: list(part.shape) for part in fp32.observations}
+        same_spaces = shapes == self.manifest["observation"] and fp32.action_dim == self.episode.actions.shape[1]
+        if (
+            not same_spaces
+            or tuple(fp32.n_bytes) != tuple(self.manifest["n_bytes"])
+            or errors(fp32, self.episode)["mean_action_error"] > 0.05
+        ):
             raise ValueError(f"{self.folder} was not exported from this model (or not with these statistics).")
-        agent = quantize(fp32, self.manifest["precision"], self.episode.observations)
+        schemes = {name: EXPORTED[precision] for name, precision in self.manifest["precision"].items()}
+        agent = quantize(fp32, schemes, self.episode.observations)
         options: dict[str, int | None] = {AGENT: None}
         if agent.master is not None:
             options |= {f"{name} alone": option for option, name in enumerate(self.names)}
@@ -183,8 +191,7 @@ class _Bench:
 
     def _measure_c(self, target: CFormat) -> dict[str, Any]:
         """Measure memory, self-test and energy of the C code in the folder."""
-        n_weight_bytes, action_dim = sum(self.manifest["n_bytes"].values()), self.episode.actions.shape[1]
-        arguments = (target.source(self.folder), n_weight_bytes, action_dim)
+        arguments = (target.source(self.folder), sum(self.manifest["n_bytes"].values()))
         figures: dict[str, Any] = {"footprint": {}}
         with self._noting_failure("memory"):
             figures["footprint"][platform.machine()] = footprint(*arguments, (c_compiler(), *PORTABLE_FLAGS))

@@ -24,13 +24,12 @@ class Footprint:
     stack: int
 
 
-def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequence[str], size: str = "size") -> Footprint:
+def footprint(source: Path, n_weight_bytes: int, compiler: Sequence[str], size: str = "size") -> Footprint:
     """
     Compile the C code of an agent, and measure its memory.
 
     :param source: path to the C source of the agent
     :param n_weight_bytes: bytes of the numbers of the networks
-    :param action_dim: length of the action
     :param compiler: compiler and its flags
     :param size: name of the binutils program that lists the sections
     :return: memory of the compiled agent
@@ -38,23 +37,32 @@ def footprint(source: Path, n_weight_bytes: int, action_dim: int, compiler: Sequ
     :raises OSError: if ``size`` lists no sections of an ELF file
     """
     source = source.resolve()
+    prefix = source.stem.removesuffix("_policy")
     with tempfile.TemporaryDirectory() as name:
         build = Path(name)
-        command: list[str | Path] = [*compiler, "-c", "-fstack-usage", "-I", source.parent, source, "-o", "policy.o"]
-        subprocess.run(command, check=True, cwd=build)
-        printed = subprocess.run([size, "-A", "policy.o"], check=True, cwd=build, capture_output=True, text=True).stdout
+        command: list[str | Path] = [*compiler, "-c", "-fstack-usage", "-I", source.parent]
+        subprocess.run([*command, source, "-o", "policy.o"], check=True, cwd=build)
         stack = _stack(next(build.glob("*.su")).read_text())
+        sections = _sections(build / "policy.o", size)
+        (build / "state.c").write_text(f'#include "{prefix}_policy.h"\n{prefix}_state_t state = {{0}};\n')
+        subprocess.run([*command, "state.c", "-o", "state.o"], check=True, cwd=build)
+        state = _sections(build / "state.o", size)[".bss"]
+    if not any(section.startswith(".text") for section in sections):
+        raise OSError(f"{size} does not list the sections of an ELF file here.")
+    flash = sum(n for section, n in sections.items() if section.startswith((".text", ".rodata", ".data")))
+    variables = sections.get(".data", 0) + sections.get(".bss", 0)
+    return Footprint(flash, flash - n_weight_bytes, variables + state + stack, stack)
+
+
+def _sections(object_file: Path, size: str) -> dict[str, int]:
+    """Bytes of each section of an object file."""
+    printed = subprocess.run([size, "-A", object_file], check=True, capture_output=True, text=True).stdout
     sections: dict[str, int] = {}
     for line in printed.splitlines():
         if line.strip().startswith("."):
             section, n_bytes = line.split()[:2]
             sections[section] = int(n_bytes)
-    if not any(section.startswith(".text") for section in sections):
-        raise OSError(f"{size} does not list the sections of an ELF file here.")
-    flash = sum(n for section, n in sections.items() if section.startswith((".text", ".rodata", ".data")))
-    state = 2 * 4 + 4 * action_dim
-    variables = sections.get(".data", 0) + sections.get(".bss", 0)
-    return Footprint(flash, flash - n_weight_bytes, variables + state + stack, stack)
+    return sections
 
 
 def _stack(usage: str) -> int:

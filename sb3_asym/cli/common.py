@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sb3_asym.asym_sac import AsymSAC
 from sb3_asym.deployment import load_statistics
 from sb3_asym.envs import find_vec_normalize, load_vec_normalize, make_single_vec_env
+from sb3_asym.export.folder import MANIFEST
 
 Model = Annotated[Path, typer.Argument(help="The agent: a zip file that AsymSAC.save wrote.")]
 Env = Annotated[str, typer.Option("--env", help="Gymnasium id of the env, such as Pendulum-v1.")]
@@ -169,6 +170,8 @@ def write_report(report: Any, output: Path | None) -> None:
     :param output: file, or None
     """
     if output is not None:
+        if output.name == MANIFEST:
+            raise ValueError(f"{output} belongs to an export: write the report to another file.")
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         typer.echo(f"Report: {output}")

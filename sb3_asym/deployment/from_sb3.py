@@ -154,7 +154,8 @@ def linear_layers(modules: tuple[nn.Module, ...]) -> list[nn.Linear]:
 def _network(name: str, part: DeployedNetwork) -> Network:
     """Network of the dense layers and activations in a chain of torch modules."""
     extractor = getattr(part.owner, "pi_features_extractor", None) or part.owner.features_extractor
-    if not isinstance(extractor, FlattenExtractor | CombinedExtractor) or any(True for _ in extractor.parameters()):
+    # A class of the user's own may do more than flatten.
+    if type(extractor) not in (FlattenExtractor, CombinedExtractor) or any(True for _ in extractor.parameters()):
         raise ValueError(
             f"The features extractor {type(extractor).__name__} of {name} cannot be exported: only flat inputs can."
         )

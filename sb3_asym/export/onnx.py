@@ -334,6 +334,11 @@ def _dial(agent: DeployableAgent) -> list[onnx.ValueInfoProto]:
     return [] if agent.dial is None else [_value("cost_coef", [1])]
 
 
+def _bounds(values: np.ndarray) -> list[float | None]:
+    """Bounds as JSON has them, which knows no infinity."""
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
 def _dial_metadata(dial: DeployedDial) -> dict[str, Any]:
     """What a control loop must know to set λ, or to steer it for a budget."""
     names = ("low", "high", "cost_coef", "budget", "steering_rate")
@@ -365,8 +370,8 @@ def _model(agent: DeployableAgent, graph: onnx.GraphProto) -> onnx.ModelProto:
             "option_names": json.dumps([network.name for network in agent.sub_policies]),
             "option_length": str(agent.option_length),
             "observation": json.dumps({part.name: part.shape for part in agent.observations}),
-            "action_low": json.dumps(agent.low.tolist()),
-            "action_high": json.dumps(agent.high.tolist()),
+            "action_low": json.dumps(_bounds(agent.low)),
+            "action_high": json.dumps(_bounds(agent.high)),
             "precision": json.dumps({network.name: network.precision for network in agent.networks}),
             "dial": json.dumps(None if agent.dial is None else _dial_metadata(agent.dial)),
             "versions": json.dumps(versions()),

@@ -1,5 +1,6 @@
 """Exported ONNX in ONNX Runtime. Needs the extra ``export`` (onnx, onnxruntime)."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ class OnnxRunner:
                 array = np.zeros(value.shape, dtype=np.int64 if value.type == "tensor(int64)" else np.float32)
                 bind(value.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
                 self._arrays[value.name] = array
+        dial = json.loads(self._session.get_modelmeta().custom_metadata_map.get("dial", "null"))
+        self._cost_coef = None if dial is None else dial["cost_coef"]
         self.set_cost_coef(None)
         self.reset()
 
@@ -64,8 +67,8 @@ class OnnxRunner:
 
         :param cost_coef: λ, return per env step of the most expensive sub-policy; None for the one that was exported
         """
-        if self.agent.dial is not None:
-            self._arrays["cost_coef"][:] = self.agent.dial.cost_coef if cost_coef is None else cost_coef
+        if "cost_coef" in self._arrays:
+            self._arrays["cost_coef"][:] = self._cost_coef if cost_coef is None else cost_coef
 
     def reset(self) -> None:
         """Start an episode."""

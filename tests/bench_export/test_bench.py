@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from command_line import run
 from envs import DriftEnv
+from option_cases import set_choice
+from stable_baselines3 import SAC
 
 from sb3_asym import AsymSAC
 from sb3_asym.bench_export import cortex_m4, energy
-from sb3_asym.bench_export.bench import bench
+from sb3_asym.bench_export.bench import _interface, bench
 from sb3_asym.bench_export.footprint import footprint
 from sb3_asym.bench_export.instructions import PORTABLE_FLAGS, instructions_per_step, over_predicted
 from sb3_asym.export import export_c, export_onnx
 from sb3_asym.export.c_runner import CFormat, c_compiler
+from sb3_asym.export.folder import read_export
 
 HERE = platform.machine()
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
@@ -150,7 +153,7 @@ def test_self_test_on_a_cortex_m4(model, tmp_path, precision):
 
 
 def test_footprint_of_known_code(known):
-    memory = footprint(known("nop") / "asym_policy.c", 400, 1, (c_compiler(), *PORTABLE_FLAGS))
+    memory = footprint(known("nop") / "asym_policy.c", 400, (c_compiler(), *PORTABLE_FLAGS))
     assert 400 < memory.flash < 800
     assert memory.code == memory.flash - 400
 
@@ -161,6 +164,26 @@ def test_an_onnx_export(model, tmp_path):
     alone = bench(tmp_path / "onnx")
     assert {m.runtime for m in alone.measurements} == {"ONNX Runtime"}
     assert bench(tmp_path / "onnx", model).find("C", "large alone").median_ns > 0
+
+
+def test_an_export_with_a_dial(tmp_path):
+    """It is measured under the λ that was exported, and its state counts."""
+    dialled = make_model(cost_coef=(0.01, 10.0))
+    network = dialled.policy.advantage_network
+    set_choice(dialled, 0.1 * network.prices / network.scale)  # the large one is chosen where λ < 0.1
+    dialled.set_cost_coef(1.0)
+    report = export_c(dialled, tmp_path / "c", DriftEnv(), n_eval_episodes=0)
+    assert report.format == "c"
+    fields = 2 + 1 + 2 + 8 + 2  # option, steps left; action; λ, budget; shifts of the first layer and of the prices
+    memory = bench(tmp_path / "c").footprint[HERE]
+    assert memory.ram >= memory.stack + 4 * fields
+    pytest.importorskip("onnxruntime")
+    from sb3_asym.export.onnx_runner import OnnxRunner
+
+    export_onnx(dialled, tmp_path / "onnx", DriftEnv(), n_eval_episodes=0)
+    manifest, episode = read_export(tmp_path / "onnx")
+    without_networks = OnnxRunner(_interface(manifest, episode), tmp_path / "onnx")
+    assert {without_networks.step(DriftEnv().reset(seed=seed)[0])[0] for seed in range(10)} == {0}
 
 
 def test_tools_that_are_missing_are_named(exported, monkeypatch):
@@ -176,6 +199,20 @@ def test_tools_that_are_missing_are_named(exported, monkeypatch):
 def test_another_model_is_refused(exported):
     with pytest.raises(ValueError, match="was not exported from this model"):
         bench(exported, make_model(seed=1))
+
+
+def test_a_model_of_another_env_is_refused(tmp_path):
+    small = dict(policy_kwargs=dict(net_arch=[8]), buffer_size=10, device="cpu")
+    export_c(SAC("MlpPolicy", DriftEnv(), **small), tmp_path / "c", DriftEnv(), n_eval_episodes=0)
+    with pytest.raises(ValueError, match="was not exported from this model"):
+        bench(tmp_path / "c", SAC("MlpPolicy", "Pendulum-v1", **small))
+
+
+def test_a_report_does_not_replace_the_manifest(exported):
+    done = run("bench-export", exported, "-o", exported / "export.json")
+    assert done.returncode == 2
+    assert "belongs to an export: write the report to another file" in done.stderr
+    assert read_export(exported)[0]["format"] == "c"
 
 
 def test_command(exported, model, tmp_path):
