@@ -64,7 +64,7 @@ def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] =
 
 
 def budget_table(results: list[dict[str, Any]]) -> str:
-    """Markdown: the best student of at most some shares of a teacher's FLOPs, by other episodes than those reported."""
+    """Markdown: what ``distill`` takes for at most some shares of a teacher's FLOPs, by other episodes than those reported."""
     lines = [
         f"| teacher | {' | '.join(f'at most {share:.0%}: kept' for share in BUDGETS)} |",
         "|---" * (len(BUDGETS) + 1) + "|",
@@ -75,9 +75,10 @@ def budget_table(results: list[dict[str, Any]]) -> str:
             kept = []
             for run in runs:
                 (teacher,) = of_kind(run, "teacher")
-                budget = share * teacher["flops_per_inference"]
-                within = [student for student in of_kind(run, "student") if student["flops_per_inference"] <= budget]
-                kept.append(max(within, key=lambda student: student["selection_reward"])["kept"])
+                found = [Candidate(**candidate) for candidate in run["candidates"]]
+                best, _ = choose(found, 1.0, share * teacher["flops_per_inference"])
+                assert best is not None
+                kept.append(best.kept)
             cells.append(mean_and_least(kept))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -64,7 +64,7 @@ def go_on(
     with ThreadPoolExecutor(arguments.jobs) as pool:
         running = [pool.submit(_in_process, job) for job in missing]
         for future in tqdm(as_completed(running), total=len(running), desc=task):
-            if future.exception() is None:  # rows of another call may have come meanwhile
+            if future.exception() is None:
                 output.write_text(json.dumps({**header, "rows": [*_rows(output), future.result()]}, indent=1) + "\n")
     for future in running:
         future.result()  # or its error, when all others have ended

@@ -343,7 +343,11 @@ class AsymSAC(SAC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._update.release()
-        return self.__dict__
+        return {**self.__dict__, "_update": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._update = ChosenUpdate(self)  # a compiled one belongs to the memory of the agent that was copied
 
     @classmethod
     def load(

@@ -107,7 +107,8 @@ class OptionMemory:
 
     def go_on(self, state: OptionState | None, option_length: int) -> None:
         """
-        Forget options in force other than those of the envs, which may be in other states than where the memory was saved.
+        Forget options in force that have not run as long as those of the envs, which may be in other states than where the
+        memory was saved.
 
         :param state: options in force in the envs, or None
         :param option_length: length of an option, env steps

@@ -105,7 +105,9 @@ class FittedMaster(MasterDQN):
         """Whether this budget is learned already, from the λ on that the agent has."""
         known = self.acting
         return (
-            isinstance(known, Budget) and known.share == share and math.isclose(known.start, self.cost_coef, rel_tol=ROUNDING)
+            isinstance(known, Budget)
+            and (known.share, known.option_length) == (share, self.option_length)
+            and math.isclose(known.start, self.cost_coef, rel_tol=ROUNDING)
         )
 
     @property

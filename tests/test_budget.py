@@ -170,10 +170,10 @@ def test_where_a_budget_begins():
 
 def test_episodes_as_deployed_go_on_where_the_last_one_ended():
     budget = Budget(Dial(0.001, 10.0), 64, share=0.5, costs=np.array([0.1, 1.1]), option_length=5, start=1.0)
-    budget.as_deployed[:] = True
+    budget.as_deployed[:] = np.arange(64) == 0
     budget.spend(np.full(64, 1))
     budget.end_episodes(np.ones(64, bool))
-    assert 1.0 < budget.start < np.exp(0.06)
+    assert budget.start == pytest.approx(np.exp(0.2 * 0.06))
     assert 0 < budget.as_deployed.mean() < 1
     np.testing.assert_allclose(budget.cost_coefs, np.where(budget.as_deployed, np.exp(0.06), budget.start))
 

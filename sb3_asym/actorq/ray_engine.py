@@ -81,9 +81,9 @@ class RayActors:
         if self._has_started_ray:
             quietly: Any = dict(log_to_driver=False, configure_logging=False)
             try:
-                ray.init(address="auto", **quietly)
-            except ConnectionError:  # there is no cluster yet
-                ray.init(address="local", num_cpus=max(len(crew.env_fns), 1), include_dashboard=False, **quietly)
+                ray.init(num_cpus=max(len(crew.env_fns), 1), include_dashboard=False, **quietly)
+            except ValueError:  # there is a cluster, whose size is not ours to set
+                ray.init(**quietly)
         self._pickled = [cloudpickle.dumps((crew.form, env_fn)) for env_fn in crew.env_fns]
         n_actors = len(crew.env_fns)
         self.n_replaced = 0

@@ -44,11 +44,11 @@ def footprint(source: Path, n_weight_bytes: int, compiler: Sequence[str], size: 
         subprocess.run([*command, source, "-o", "policy.o"], check=True, cwd=build)
         stack = _stack(next(build.glob("*.su")).read_text())
         sections = _sections(build / "policy.o", size)
+        if not any(section.startswith(".text") for section in sections):
+            raise OSError(f"{size} does not list the sections of an ELF file here.")
         (build / "state.c").write_text(f'#include "{prefix}_policy.h"\n{prefix}_state_t state = {{0}};\n')
         subprocess.run([*command, "state.c", "-o", "state.o"], check=True, cwd=build)
         state = _sections(build / "state.o", size)[".bss"]
-    if not any(section.startswith(".text") for section in sections):
-        raise OSError(f"{size} does not list the sections of an ELF file here.")
     flash = sum(n for section, n in sections.items() if section.startswith((".text", ".rodata", ".data")))
     variables = sections.get(".data", 0) + sections.get(".bss", 0)
     return Footprint(flash, flash - n_weight_bytes, variables + state + stack, stack)

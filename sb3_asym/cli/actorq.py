@@ -59,6 +59,8 @@ def train(
     kwargs = parse_env_kwargs(env_kwargs)
     folder = output or Path("outputs") / "actorq" / env_file_name(env)
     own_env, log = make_single_vec_env(env, **kwargs), None if tensorboard is None else str(tensorboard)
+    if model is None and vec_normalize is not None:
+        raise ValueError("--vec-normalize are the statistics of an agent to go on from: name it with --model.")
     if model is None:
         arguments = {
             "device": "cpu",
@@ -70,21 +72,24 @@ def train(
     else:
         if parse_json_object(hyperparams, "--hyperparams", "{}"):
             raise ValueError("--hyperparams are those of a new agent: leave them out with --model.")
-        statistics = find_statistics(model, vec_normalize)
-        if statistics is not None:
-            own_env = VecNormalize.load(str(statistics), own_env)
+        known = find_statistics(model, vec_normalize)
+        if known is not None:
+            own_env = VecNormalize.load(str(known), own_env)
         agent = ALGORITHMS[algo].load(model, env=own_env, device="cpu", tensorboard_log=log, seed=seed)
     runner = ActorQ(agent, partial(make_env, env, **kwargs), actors, precision, pull_every, engine)
     folder.mkdir(parents=True, exist_ok=True)
     callbacks: list[BaseCallback] = []
     if checkpoint_every > 0:
-        callbacks.append(CheckpointCallback(checkpoint_every, str(folder / "checkpoints"), save_replay_buffer=True))
+        callbacks.append(
+            CheckpointCallback(checkpoint_every, str(folder / "checkpoints"), save_replay_buffer=True, save_vecnormalize=True)
+        )
     with suppress(KeyboardInterrupt):  # keeps what was learned
         runner.learn(steps, callbacks, reset_num_timesteps=model is None, progress_bar=True)
     agent.save(folder / "agent")
-    normalization = agent.get_vec_normalize_env()
+    normalization, statistics = agent.get_vec_normalize_env(), folder / "vecnormalize.pkl"
+    statistics.unlink(missing_ok=True)  # those of another agent
     if normalization is not None:
-        normalization.save(str(folder / "vecnormalize.pkl"))
+        normalization.save(str(statistics))
     report = runner.report()
     typer.echo(report)
     write_report(report, folder / "report.json")

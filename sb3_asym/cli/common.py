@@ -170,7 +170,7 @@ def write_report(report: Any, output: Path | None) -> None:
     :param output: file, or None
     """
     if output is not None:
-        if output.name == MANIFEST:
+        if output.name == MANIFEST and output.exists():
             raise ValueError(f"{output} belongs to an export: write the report to another file.")
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")

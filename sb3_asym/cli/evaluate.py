@@ -43,9 +43,9 @@ def evaluate(
     with tqdm(total=episodes * n_evaluations(agent, compare, cost_coefs), unit="episode", disable=None) as bar:
         report = evaluate_agent(agent, vec_env, episodes, not stochastic, seed, compare, bar.update, cost_coefs)
     typer.echo(report)
-    write_report(report, output)
     if save is not None:
         agent.save(save)
+    write_report(report, output)
     if plot is not None:
         from sb3_asym.evaluation.plotting import switching
 

@@ -144,6 +144,7 @@ class Courier:
         self._last_count = time.monotonic(), float(self.state["steps"])
         self._message = ""
         self._has_no_room = False
+        self._keeps_policies = True
 
     def run(self, is_alone: Callable[[], bool] = lambda: False) -> None:
         """
@@ -215,14 +216,15 @@ class Courier:
             self._fetch()
             if last or now >= self._reported + REPORT_EVERY:
                 self._reported = now
-                self.sender.forget_confirmed()
+                try:
+                    self.sender.forget_confirmed()
+                except OutboxFull as error:  # deleting takes room too
+                    self._say(str(error))
                 self.state["outbox_full"] = self._is_full
                 self.sender.link.report(encode_status(self.status()))
         except LinkError as error:
             self.sender.doubt()
             self._retry_at = now + RETRY_AFTER
-            self._say(str(error))
-        except OutboxFull as error:  # deleting takes room too
             self._say(str(error))
         else:
             self._message = self._message if self._is_full else ""
@@ -247,8 +249,11 @@ class Courier:
         self.take(policy)
         try:
             replace_file(self.address.policy_file, frame)
+            self._keeps_policies = True
         except OSError as error:
-            self._say(f"The policy is not kept for a start without the cloud: {error}")
+            if self._keeps_policies:
+                print(f"{self.address.robot}: policies are not kept for a start without the cloud: {error}", flush=True)
+            self._keeps_policies = False
 
     def _accept(self, frame: bytes) -> Policy:
         policy = decode_policy(frame, self.plan.form.spaces)

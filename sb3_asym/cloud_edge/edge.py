@@ -20,13 +20,13 @@ import gymnasium as gym
 import torch as th
 
 from sb3_asym.cloud_edge.control import Control, EdgePlan, check_robot_env
-from sb3_asym.cloud_edge.courier import RETRY_AFTER, Address, Courier, Sender, first_policy
+from sb3_asym.cloud_edge.courier import RETRY_AFTER, SEND_AT_LAST, Address, Courier, Sender, first_policy
 from sb3_asym.cloud_edge.edge_memory import EdgeMemory, RingFile
 from sb3_asym.cloud_edge.form import EdgeForm
 from sb3_asym.cloud_edge.frames import Gate
 from sb3_asym.cloud_edge.layout import Layout
 from sb3_asym.cloud_edge.link import LinkError, outbox_path, robot_link
-from sb3_asym.cloud_edge.outbox import Outbox
+from sb3_asym.cloud_edge.outbox import Outbox, OutboxFull
 from sb3_asym.cloud_edge.policy_frames import Policy
 from sb3_asym.cloud_edge.report import EdgeReport
 from sb3_asym.envs import make_env
@@ -298,12 +298,14 @@ def drain(url: str, robot: str = "robot", seconds: float | None = None) -> int:
     given_up = None if seconds is None else time.monotonic() + seconds
     try:
         while outbox.n_batches and (given_up is None or time.monotonic() < given_up):
+            n_sent, left = 0, SEND_AT_LAST if given_up is None else given_up - time.monotonic()
             try:
-                sender.send()
-                sender.forget_confirmed()
+                n_sent = sender.send(min(left, SEND_AT_LAST))
+                with suppress(OutboxFull):  # deleting takes room too
+                    sender.forget_confirmed()
             except LinkError:
                 sender.doubt()
-            if outbox.n_batches:
+            if outbox.n_batches and not n_sent:
                 time.sleep(RETRY_AFTER)
         return outbox.n_batches
     finally:

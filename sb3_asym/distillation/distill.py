@@ -151,7 +151,7 @@ class Distillation:
         self.model, self.keep, self.budget, self.loss, self.int8, self.seed = model, keep, budget, loss, int8, seed
         self.settings, self.on_progress = settings or DistillationSettings(), on_progress
         self.make: Callable[[], gym.Env] = partial(make_env, env) if isinstance(env, str) else env
-        is_ours = isinstance(self.make, partial) and self.make.func is make_env
+        is_ours = isinstance(self.make, partial) and self.make.func is make_env and bool(self.make.args)
         self.env_id = self.make.args[0] if is_ours else ""  # type: ignore[attr-defined]
         self.teacher = Teacher(model, vec_normalize)
         self.sizes = _sizes(self.teacher, sizes)

@@ -1,7 +1,6 @@
 """The choice between the compiled and the plain update."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sb3_asym.buffers import Batch
 from sb3_asym.update.agent import Agent
@@ -88,7 +87,3 @@ class ChosenUpdate:
         if self.agent.verbose >= 1 or self.agent.fast_update:
             print(f"Plain update: {obstacle}.")
         return PlainUpdate(self.agent)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A compiled update belongs to this agent's memory: a copy makes its own.
-        return {**self.__dict__, "present": None}
