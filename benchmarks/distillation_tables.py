@@ -31,6 +31,11 @@ def of_kind(run: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
     return [candidate for candidate in run["candidates"] if candidate["kind"] in kinds]
 
 
+def taken(run: dict[str, Any], keep: float = 1.0, budget: float | None = None) -> Candidate | None:
+    """The agent that ``distill`` takes to keep a share of the return, or for a budget of FLOPs."""
+    return choose([Candidate(**candidate) for candidate in run["candidates"]], keep, budget)[0]
+
+
 def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] = KEEP) -> str:
     """Markdown: what ``distill`` takes for each teacher to keep 95 and 98 %, by other episodes than those reported."""
     heads = ["teacher", "seeds", "return", "FLOPs"]
@@ -43,14 +48,13 @@ def distillation_table(results: list[dict[str, Any]], keeps: tuple[float, ...] =
         flops = teachers[0]["flops_per_inference"]
         cells = [name.replace("_", " "), str(len(runs)), f"{np.mean(rewards):,.0f}", f"{flops:,.0f}"]
         for keep in keeps:
-            found = [choose([Candidate(**candidate) for candidate in run["candidates"]], keep, None)[0] for run in runs]
-            taken = [agent for agent in found if agent is not None]
-            if len(taken) < len(runs):
-                cells += [f"in {len(taken)} of {len(runs)}", "", "", ""]
+            agents = [agent for agent in (taken(run, keep) for run in runs) if agent is not None]
+            if len(agents) < len(runs):
+                cells += [f"in {len(agents)} of {len(runs)}", "", "", ""]
                 continue
-            spent = np.median([agent.flops_per_inference for agent in taken])
-            n_switching = sum(agent.kind == "switching" for agent in taken)
-            cells += [f"{spent:,.0f}", f"{spent / flops:.2%}", str(n_switching), mean_and_least([a.kept for a in taken])]
+            spent = np.median([agent.flops_per_inference for agent in agents])
+            n_switching = sum(agent.kind == "switching" for agent in agents)
+            cells += [f"{spent:,.0f}", f"{spent / flops:.2%}", str(n_switching), mean_and_least([a.kept for a in agents])]
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         lines.append(f"| {' | '.join([*cells, f'{minutes:.1f}'])} |")
     versions = results[0]["versions"]
@@ -75,8 +79,7 @@ def budget_table(results: list[dict[str, Any]]) -> str:
             kept = []
             for run in runs:
                 (teacher,) = of_kind(run, "teacher")
-                found = [Candidate(**candidate) for candidate in run["candidates"]]
-                best, _ = choose(found, 1.0, share * teacher["flops_per_inference"])
+                best = taken(run, budget=share * teacher["flops_per_inference"])
                 assert best is not None
                 kept.append(best.kept)
             cells.append(mean_and_least(kept))
