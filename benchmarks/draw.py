@@ -17,7 +17,7 @@ from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
 from quantization_tables import quantization_picture, quantization_summary, quantization_table, short_summary, width_text
-from returns_tables import returns_picture, returns_summary, returns_table
+from returns_tables import returns_picture, returns_table
 from switching_tables import budget_table, switching_picture, switching_summary, switching_table
 
 ROOT = Path(__file__).parent
@@ -268,7 +268,6 @@ def main() -> None:
         result = json.loads(path.read_text())
         returns_picture(result, path.with_suffix(".png"))
         tables[f"returns {result['task']}"] = returns_table(result)
-        tables[f"returns {result['task']}, short"] = returns_summary(result)
     switching = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("switching_*.json"))]
     for result in switching:
         switching_picture(result, RESULTS / f"switching_{result['task']}.png")

@@ -1,8 +1,8 @@
 """Benchmarks that go on: runs that are in their file already are not repeated."""
 
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,16 @@ def go_on(path: Path, names: Sequence[str], jobs: dict[Key, tuple[Any, ...]], ru
     done = {tuple(result[name] for name in names) for result in results}
     with ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run, *arguments) for key, arguments in jobs.items() if key not in done]
-        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            if future.exception() is None:
-                results.append(future.result())
-                results.sort(key=lambda result: tuple(result[name] for name in names))
-                path.write_text(json.dumps(results, indent=1) + "\n")
+        for result in as_they_end(futures):
+            results.append(result)
+            results.sort(key=lambda result: tuple(result[name] for name in names))
+            path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def as_they_end(futures: Sequence[Future], title: str | None = None) -> Iterator[dict[str, Any]]:
+    """Results of runs in the order in which they end, under a bar of progress; the error of one comes when all have ended."""
+    for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="run"):
+        if future.exception() is None:
+            yield future.result()
     for future in futures:
-        future.result()  # or its error, when all others have ended
+        future.result()

@@ -70,23 +70,6 @@ def returns_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def returns_summary(result: dict[str, Any]) -> str:
-    """Markdown: stock SAC of the large size, and the agents with a shared critic."""
-    lines = ["| agent | return | use of large | reduction of FLOPs | random switching |", "|---|---|---|---|---|"]
-    rows_by_run = by_run(result)
-    large_flops = rows_by_run["sac_large"][0]["flops_per_inference"]
-    for run, rows in rows_by_run.items():
-        if run.startswith("separate"):
-            continue
-        reduction = 1 - np.mean([row["flops_per_inference"] for row in rows]) / large_flops
-        cells = [label(run), spread([row["mean_reward"] for row in rows]), "", f"{reduction:.1%}", ""]
-        if run not in STOCK:
-            cells[2] = f"{spread([100 * row['option_use']['large'] for row in rows])}\u00a0%"
-            cells[4] = spread([row["comparisons"][-1]["mean_reward"] for row in rows])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def returns_picture(result: dict[str, Any], path: Path) -> None:
     """Return against cost on the left, learning curves on the right."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")

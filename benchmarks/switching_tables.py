@@ -109,8 +109,24 @@ def within(row: dict[str, Any], budget: float = 0.4) -> dict[str, Any]:
 
 RANDOM = ("random, the dial's actors", "random, generalist actors")
 BUDGET = "budget, auto_0.4"
+WITHIN = "dial, least λ within 40 %"
+SHARED = "shared critic, DQN master"
 CURVES = {"dial": "dial", RANDOM[0]: "dial", RANDOM[1]: "generalists"}
 """Ways to switch, each with the run that it was measured in."""
+STYLES = {
+    "dial": ("o", "tab:blue"),
+    RANDOM[0]: ("s", "tab:orange"),
+    RANDOM[1]: ("^", "tab:green"),
+    WITHIN: ("v", "tab:cyan"),
+    "the dial's small alone": ("<", "tab:blue"),
+    "the dial's large alone": (">", "tab:blue"),
+    BUDGET: ("X", "tab:red"),
+    FIXED["sac large"]: ("P", "black"),
+    FIXED["sac small large-critic"]: ("*", "tab:brown"),
+    FIXED["sac small"]: ("D", "tab:gray"),
+    SHARED: ("p", "tab:purple"),
+}
+"""Marker and color of each kind in the pictures of all tasks."""
 
 
 def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -121,13 +137,13 @@ def points(result: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]
         if run in rows:
             found[kind] = {f"{use:.0%}": [at(row, kind, use) for row in rows[run]] for use in USES}
     if "dial" in rows:
-        found["dial, least λ within 40 %"][""] = [within(row) for row in rows["dial"]]
+        found[WITHIN][""] = [within(row) for row in rows["dial"]]
     for seeds in zip(*(row["comparisons"] for row in rows.get("dial", [])), strict=True):
         if seeds[0]["name"].endswith("alone"):
             found[f"the dial's {seeds[0]['name']}"][""] = list(seeds)
     for run, seeds in rows.items():
         if run.startswith("shared"):
-            found["shared critic, DQN master"][f", λ = {run.split()[1]}"] = seeds
+            found[SHARED][f", λ = {run.split()[1]}"] = seeds
         elif run.startswith("auto"):
             found[BUDGET][""] = seeds
         elif run in FIXED:
@@ -229,12 +245,15 @@ def switching_picture(result: dict[str, Any], path: Path) -> None:
         if kind in kinds and max(means[kind]) < 1.5 * min(others) - 0.5 * max(others):
             del kinds[kind]
             axes.plot([], [], " ", label=f"{kind}: {means[kind][0]:,.0f}, below")
-    for (kind, settings), marker in zip(kinds.items(), "os^vDPX*<>phd", strict=False):
+    for kind, settings in kinds.items():
+        marker, color = STYLES[kind]
         flops = [interval([row["flops_per_inference"] for row in seeds])[0] for seeds in settings.values()]
         returns = np.array([interval([row["mean_reward"] for row in seeds]) for seeds in settings.values()])
         spread = np.abs(returns[:, 1:] - returns[:, :1]).T
         line = "-" if kind in CURVES else ""
-        axes.errorbar(flops, returns[:, 0], spread, marker=marker, linestyle=line, linewidth=1, capsize=2, label=kind)
+        axes.errorbar(
+            flops, returns[:, 0], spread, marker=marker, color=color, linestyle=line, linewidth=1, capsize=2, label=kind
+        )
     axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=result["task"])
     axes.legend(fontsize=7)
     axes.grid(alpha=0.3)

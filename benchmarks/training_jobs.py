@@ -7,14 +7,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import stable_baselines3
 import torch as th
-from tqdm import tqdm
+from going_on import as_they_end
 
 import sb3_asym
 
@@ -63,11 +63,8 @@ def go_on(
     header = {"task": task, "settings": settings, "versions": {**packages, "python": platform.python_version()}}
     with ThreadPoolExecutor(arguments.jobs) as pool:
         running = [pool.submit(_in_process, job) for job in missing]
-        for future in tqdm(as_completed(running), total=len(running), desc=task):
-            if future.exception() is None:
-                output.write_text(json.dumps({**header, "rows": [*_rows(output), future.result()]}, indent=1) + "\n")
-    for future in running:
-        future.result()  # or its error, when all others have ended
+        for row in as_they_end(running, task):
+            output.write_text(json.dumps({**header, "rows": [*_rows(output), row]}, indent=1) + "\n")
     print(f"Results: {output}")
 
 
