@@ -13,6 +13,7 @@ import numpy as np
 from actorq_tables import actors_picture, actors_table, faults_table, learning_picture, learning_table
 from cloud_edge_run_tables import cloud_edge_tables
 from cloud_edge_tables import link_table
+from critic_target_tables import critic_target_table
 from distillation_tables import distillation_picture, distillation_tables
 from matplotlib.figure import Figure
 from quantization_aware_tables import aware_picture, aware_table
@@ -274,6 +275,8 @@ def main() -> None:
         tables[f"switching {result['task']}"] = switching_table(result)
     tables["switching, short"] = switching_summary(switching)
     tables["switching, budgets"] = budget_table(switching)
+    if critics := [json.loads(path.read_text()) for path in sorted(RESULTS.glob("critic_target_*.json"))]:
+        tables["critic target"] = critic_target_table(critics)
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))

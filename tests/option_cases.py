@@ -36,34 +36,6 @@ class Worth(RareFailures):
         return np.zeros(1, np.float32), -5.0 if action[0] > 0 else -10.9, False, self.steps == 20, {}
 
 
-class Risky(gym.Env):
-    """
-    In a calm state, actions above 0.5 earn 1 and lead into one of two troubled ones, each of which costs 10 a step until an
-    action below -0.5. A linear actor that is risky in the calm state between both can leave one of them only.
-    """
-
-    observation_space = spaces.Box(-1.0, 1.0, (1,))
-    action_space = spaces.Box(-1.0, 1.0, (1,))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps, self.trouble = 0, 0
-        return self._observation(), {}
-
-    def step(self, action):
-        self.steps += 1
-        reward = 0.0
-        if self.trouble == 0 and action[0] > 0.5:
-            self.trouble, reward = int(self.np_random.choice([-1, 1])), 1.0
-        elif self.trouble != 0:
-            reward = 0.0 if action[0] < -0.5 else -10.0
-            self.trouble = self.trouble if reward < 0 else 0
-        return self._observation(), reward, False, self.steps == 40, {}
-
-    def _observation(self):
-        return np.array([self.trouble], dtype=np.float32)
-
-
 def fix_actions(agent, actions):
     """Let each sub-policy take one action everywhere, and learn no other."""
     for actor, action in zip(agent.policy.actors, actions, strict=True):

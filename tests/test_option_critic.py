@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch as th
 from envs import DriftEnv
-from option_cases import FAST, RareFailures, Risky, Worth, fix_actions, greedy_option
+from option_cases import FAST, RareFailures, Worth, fix_actions, greedy_option
+from risky import Risky
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_asym.options import mean_duration
