@@ -262,13 +262,9 @@ def actorq_tables() -> dict[str, str]:
     return tables
 
 
-def main() -> None:
-    """Draw everything."""
+def master_tables() -> dict[str, str]:
+    """Tables of what switching is worth, whose pictures are drawn, and of the critics that it is learned with."""
     tables = {}
-    for path in sorted(RESULTS.glob("returns_*.json")):
-        result = json.loads(path.read_text())
-        returns_picture(result, path.with_suffix(".png"))
-        tables[f"returns {result['task']}"] = returns_table(result)
     switching = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("switching_*.json"))]
     for result in switching:
         switching_picture(result, RESULTS / f"switching_{result['task']}.png")
@@ -277,6 +273,17 @@ def main() -> None:
     tables["switching, budgets"] = budget_table(switching)
     if critics := [json.loads(path.read_text()) for path in sorted(RESULTS.glob("critic_target_*.json"))]:
         tables["critic target"] = critic_target_table(critics)
+    return tables
+
+
+def main() -> None:
+    """Draw everything."""
+    tables = {}
+    for path in sorted(RESULTS.glob("returns_*.json")):
+        result = json.loads(path.read_text())
+        returns_picture(result, path.with_suffix(".png"))
+        tables[f"returns {result['task']}"] = returns_table(result)
+    tables |= master_tables()
     for path in sorted(RESULTS.glob("training_speed*.json")):
         result = json.loads(path.read_text())
         speed_picture(result, path.with_suffix(".png"))
