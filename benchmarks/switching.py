@@ -15,7 +15,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
-from switching_tables import RESULTS, measured_before
+from switching_tables import FIXED, RESULTS, measured_before
 from training_jobs import go_on, parse_arguments
 
 from sb3_asym import AsymSAC, evaluate
@@ -39,7 +39,7 @@ TASKS: dict[str, dict[str, Any]] = {
 def runs(task: str) -> list[str]:
     """Labels of the runs of one seed."""
     shared = [f"shared {cost_coef:g}" for cost_coef in TASKS[task]["shared"]]
-    return ["dial", "auto_0.4", "generalists", *shared, "sac large", "sac small large-critic", "sac small"]
+    return ["dial", "auto_0.4", "generalists", *shared, *FIXED]
 
 
 def make_model(task: str, run: str, seed: int) -> SAC:
@@ -50,6 +50,7 @@ def make_model(task: str, run: str, seed: int) -> SAC:
     common |= {name: settings[name] for name in ("learning_rate", "learning_starts") if name in settings}
     stock = {
         "sac large": {"pi": large, "qf": large},
+        "sac large small-critic": {"pi": large, "qf": small},
         "sac small": {"pi": small, "qf": small},
         "sac small large-critic": {"pi": small, "qf": large},
     }

@@ -15,6 +15,7 @@ USES = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of the steps with the large network for which curves are compared."""
 FIXED = {
     "sac large": "SAC, large",
+    "sac large small-critic": "SAC, large actor, small critic",
     "sac small large-critic": "SAC, small actor, large critic",
     "sac small": "SAC, small",
 }
@@ -122,6 +123,7 @@ STYLES = {
     "the dial's large alone": (">", "tab:blue"),
     BUDGET: ("X", "tab:red"),
     FIXED["sac large"]: ("P", "black"),
+    FIXED["sac large small-critic"]: ("h", "tab:pink"),
     FIXED["sac small large-critic"]: ("*", "tab:brown"),
     FIXED["sac small"]: ("D", "tab:gray"),
     SHARED: ("p", "tab:purple"),
