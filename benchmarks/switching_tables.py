@@ -236,7 +236,8 @@ def switching_table(result: dict[str, Any]) -> str:
 
 def switching_picture(result: dict[str, Any], path: Path) -> None:
     """Return against cost, with intervals. A kind that is far below all others is only named."""
-    axes = Figure(figsize=(8, 5), layout="constrained").subplots()
+    figure = Figure(figsize=(9.5, 5), layout="constrained")
+    axes = figure.subplots()
     kinds = points(result)
     means = {
         kind: [interval([row["mean_reward"] for row in seeds])[0] for seeds in settings.values()]
@@ -257,9 +258,9 @@ def switching_picture(result: dict[str, Any], path: Path) -> None:
             flops, returns[:, 0], spread, marker=marker, color=color, linestyle=line, linewidth=1, capsize=2, label=kind
         )
     axes.set(xlabel="FLOPs per inference", ylabel="return", xscale="log", title=result["task"])
-    axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
-    axes.get_figure(root=True).savefig(path, dpi=110)
+    figure.legend(fontsize=7, loc="outside right center")
+    figure.savefig(path, dpi=110)
 
 
 def switching_summary(results: list[dict[str, Any]], use: float = 0.1) -> str:
