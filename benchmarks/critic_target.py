@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import risky  # noqa: F401  (registers its env)
-import switching
 from critic_target_tables import CRITICS
 from stable_baselines3.common.env_util import make_vec_env
 from switching import HELD_OUT, N_EVAL_EPISODES
+from switching import TASKS as SWITCHING_TASKS
 from switching_tables import RESULTS
 from training_jobs import go_on, parse_arguments
 
@@ -42,7 +42,7 @@ SAC_ARGUMENTS = ("learning_rate", "learning_starts", "gamma", "batch_size")
 
 def settings_of(task: str) -> dict[str, Any]:
     """What the runs of a task have in common, much of it with ``switching.py``."""
-    return {**switching.TASKS.get(task, {}), **TASKS[task], "n_eval_episodes": N_EVAL_EPISODES}
+    return {**SWITCHING_TASKS.get(task, {}), **TASKS[task], "n_eval_episodes": N_EVAL_EPISODES}
 
 
 def run_one(task: str, run: str, seed: int) -> dict[str, Any]:

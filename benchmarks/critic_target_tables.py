@@ -21,6 +21,8 @@ def critic_target_table(results: list[dict[str, Any]]) -> str:
             rows[row["run"]].append(row)
         for length in sorted({int(run.split()[1]) for run in rows}):
             pair = [rows[f"{critic} {length}"] for critic in CRITICS]
+            if not all(pair):
+                continue  # one of them has no run yet
             net = [[row["net_return"] for row in seeds] for seeds in pair]
             use = [[100 * row["option_use"]["large"] for row in seeds] for seeds in pair]
             small = [[row["comparisons"][0]["mean_reward"] for row in seeds] for seeds in pair]
