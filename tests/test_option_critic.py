@@ -59,7 +59,7 @@ def test_options_are_held(make_agent):
     nets = dict(sub_net_archs=dict(small=[], large=[16, 16]), critic_net_arch=[32, 32])
     settings = dict(option_length=5, cost_coef=2.0, learning_rate=3e-3, gamma=0.9, policy_kwargs=nets, batch_size=64)
     agent = make_agent(Risky(), critic="option", **settings).learn(3000)
-    assert net_return(agent) > -0.4 * 40
+    assert net_return(agent) > -5.0  # -30 and less where the small one takes the risk
 
 
 def test_an_option_is_paid_for_where_it_is_chosen(make_agent):
