@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, whose rows go into a file of results: for ``returns.py`` and ``switching.py``."""
+"""Trainings in processes of their own, whose rows go into a file of results: for benchmarks of returns."""
 
 import argparse
 import json
